@@ -1,4 +1,4 @@
-"""anabranch: the split-transform-merge family of image classifiers, from any checkpoint to a fast, verified classifier."""
+"""The split-transform-merge family of image classifiers, from any checkpoint to a fast, verified classifier."""
 
 from __future__ import annotations
 

@@ -12,9 +12,10 @@ the papers are accidents, and these have names in `Quirk`. A canonical name says
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from enum import Enum, auto
-from typing import Literal
+from typing import Any, Literal
 
 from anabranch.errors import ArchError, UnknownName, nearest
 
@@ -54,7 +55,7 @@ class Arch:
         return 1 if self.block == "basic" else 4
 
     def planes(self, stage: int) -> int:
-        return self.width * 2**stage
+        return self.width << stage
 
     def channels(self, stage: int) -> int:
         """Output channels of stage 0, 1, ..."""
@@ -300,3 +301,37 @@ def arch(name: str) -> Arch:
             f"no architecture is called {name!r}; the nearest are {', '.join(nearest(name, ARCHITECTURES))}. "
             "'anabranch list' shows them all"
         ) from None
+
+
+# ---- A spec as plain data: in recipes, on cards, in checkpoints ----------------------------------------------------
+
+
+def arch_to_json(spec: Arch) -> dict[str, Any]:
+    table = {field.name: getattr(spec, field.name) for field in fields(Arch)}
+    return {
+        **table,
+        "depths": list(spec.depths),
+        "stem": list(spec.stem),
+        "quirks": sorted(quirk.name.lower() for quirk in spec.quirks),
+    }
+
+
+def arch_from_json(table: Mapping[str, Any]) -> Arch:
+    """The spec of such a table; fields left out keep their defaults. Raises ArchError on a field that is not one."""
+    types = {
+        field.name: (list, tuple) if field.name in ("depths", "stem", "quirks") else type(field.default)
+        for field in fields(Arch)
+    }
+    for key, value in table.items():
+        if key not in types:
+            raise ArchError(f"an architecture has no field {key!r}; the nearest are {', '.join(nearest(key, types))}")
+        if not isinstance(value, types[key]) or isinstance(value, bool):
+            raise ArchError(f"{key} = {value!r} does not fit: it is of another type than {key} has")
+    if "depths" not in table:
+        raise ArchError("the architecture lacks 'depths', its blocks per stage")
+    known = {quirk.name.lower(): quirk for quirk in Quirk}
+    for name in table.get("quirks", ()):
+        if name not in known:
+            raise ArchError(f"no quirk is called {name!r}; there are {', '.join(known)}")
+    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    return Arch(**{**plain, "quirks": frozenset(known[name] for name in table.get("quirks", ()))})

@@ -20,12 +20,14 @@ class ConvNorm(nn.Module):
         self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x)))
+        y: Tensor = self.act(self.norm(self.conv(x)))
+        return y
 
     def folded(self) -> nn.Sequential:
         """The same function as one convolution with bias: the norm's running statistics become part of the weights."""
         conv, norm = self.conv, self.norm
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         assert isinstance(conv.padding, tuple)
         gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         folded = nn.Conv2d(
@@ -78,7 +80,7 @@ class Splits(nn.Module):
         self.last = nn.AvgPool2d(3, stride, 1, count_include_pad=not mean_skips_padding) if apart else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        *chunks, last = x.split(self.width, 1)
+        *chunks, last = torch.split(x, self.width, 1)
         done: list[Tensor] = []
         for conv, chunk in zip(self.convs, chunks, strict=True):
             done.append(conv(chunk if self.apart or not done else chunk + done[-1]))

@@ -1,4 +1,4 @@
-"""The net: a stem, stages of residual blocks, a mean, a linear layer. Everything an `Arch` can say runs through here."""
+"""The net: a stem, stages of residual blocks, a mean, a linear layer. All that an `Arch` can say runs through here."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class Net(nn.Module):
         return self.features(x)[-1].mean((2, 3))  # (N, C, H, W) -> (N, C)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.dropout(self.embed(x)))
+        logits: Tensor = self.head(self.dropout(self.embed(x)))
+        return logits
 
 
 def build(
