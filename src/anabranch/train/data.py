@@ -1,0 +1,82 @@
+"""The order in which pictures come, and what a worker does to each before the batch is augmented on the device.
+
+The order is a function of (seed, epoch), a picture's crop of (seed, epoch, index): neither depends on the number of
+workers or processes, and a run that goes on half-way through an epoch meets the pictures it would have met.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from anabranch.images.labelled import Labelled
+from anabranch.images.preprocess import Preprocess
+from anabranch.train.recipe import Augment
+
+
+def order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def random_resized_crop(
+    picture: NDArray[np.uint8], rng: np.random.Generator, recipe: Augment, side_px: int
+) -> NDArray[np.uint8]:
+    """A random box of the picture, resized to (side_px, side_px, 3) by Pillow's bilinear.
+
+    Source: Szegedy et al. 2015, section 6; after ten boxes that do not fit, the largest centred one, as torchvision.
+    """
+    height, width = picture.shape[:2]
+    for _ in range(10):
+        area = height * width * rng.uniform(*recipe.scale)
+        aspect = math.exp(rng.uniform(math.log(recipe.aspect[0]), math.log(recipe.aspect[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+            break
+    else:
+        aspect = min(max(width / height, recipe.aspect[0]), recipe.aspect[1])
+        w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+        left, top = (width - w) // 2, (height - h) // 2
+    box = (left, top, left + w, top + h)
+    return np.asarray(Image.fromarray(picture).resize((side_px, side_px), Image.Resampling.BILINEAR, box=box))
+
+
+class Crops(Dataset[tuple[Tensor, int]]):
+    """Picture i of a labelled set as a square: (S, S, 3) uint8 and its label. `recipe=None`: as it is tested."""
+
+    def __init__(self, data: Labelled, preprocess: Preprocess, recipe: Augment | None, *, seed: int = 0):
+        self.data = data
+        self.preprocess = preprocess
+        self.recipe = recipe
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture = self.data.picture(index)
+        if self.recipe is None or self.recipe.crop == "padded":
+            square = self.preprocess(picture)
+        else:
+            rng = np.random.default_rng((self.seed, self.epoch, index))
+            square = random_resized_crop(picture, rng, self.recipe, self.preprocess.crop_px)
+        return torch.from_numpy(np.array(square)), int(self.data.labels[index])
+
+
+def batches(
+    crops: Crops, indices: NDArray[np.int64], batch: int, *, first: int, rank: int, processes: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's share of each batch of `indices` from batch `first` on: (n, S, S, 3) uint8 and (n,) int64."""
+    starts = range(first * batch, len(indices), batch)
+    shares = [indices[start : start + batch][rank::processes].tolist() for start in starts]
+    shares = [share for share in shares if share]
+    loader = DataLoader(crops, batch_sampler=shares, num_workers=workers)
+    yield from loader
