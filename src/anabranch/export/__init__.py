@@ -1,0 +1,1 @@
+"""From a net in torch to the files that the engines read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 
 import torch
@@ -24,12 +25,17 @@ class ConvNorm(nn.Module):
         return y
 
     def folded(self) -> nn.Sequential:
-        """The same function as one convolution with bias: the norm's running statistics become part of the weights."""
+        """The same function as one convolution with bias: the norm's running statistics become part of the weights.
+
+        Computed in float64, so that each weight is rounded once.
+        """
         conv, norm = self.conv, self.norm
         assert norm.running_mean is not None
         assert norm.running_var is not None
         assert isinstance(conv.padding, tuple)
-        gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        gain = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+        weight = conv.weight.double() * gain[:, None, None, None]
+        bias = norm.bias.double() - norm.running_mean.double() * gain
         folded = nn.Conv2d(
             conv.in_channels,
             conv.out_channels,
@@ -39,9 +45,9 @@ class ConvNorm(nn.Module):
             groups=conv.groups,
             device="meta",
         )
-        folded.weight = nn.Parameter((conv.weight * gain[:, None, None, None]).detach(), requires_grad=False)
-        folded.bias = nn.Parameter((norm.bias - norm.running_mean * gain).detach(), requires_grad=False)
-        return nn.Sequential(folded, self.act)
+        folded.weight = nn.Parameter(weight.detach().to(conv.weight.dtype), requires_grad=False)
+        folded.bias = nn.Parameter(bias.detach().to(conv.weight.dtype), requires_grad=False)
+        return nn.Sequential(folded, copy.deepcopy(self.act))
 
 
 class Squeeze(nn.Module):

@@ -1,0 +1,176 @@
+"""An artefact: a folder that can be copied anywhere and opened without torch.
+
+    card.json      what it is: anabranch.card
+    labels.txt     one class a line, in the order of the logits, UTF-8
+    f32.xml, ...   the engines' files; the card holds the size and the SHA-256 of each
+
+It is built in a folder beside its place and renamed into it, so that no reader ever meets half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from anabranch.card import Card, File, card_from_json, card_to_json, labels_text
+from anabranch.errors import ArtefactError
+
+CARD_FILE = "card.json"
+LABELS_FILE = "labels.txt"
+
+# Opening hashes files up to this size, which takes a tenth of a second; of larger ones only the size is compared,
+# unless the caller asks for `verify`.
+HASHED_AT_OPENING_BYTES = 64 << 20
+
+
+def read_card(folder: Path, *, verify: bool = False) -> Card:
+    """The card and the labels of an artefact; with `verify`, every file's size and hash too. Raises ArtefactError."""
+    path = folder / CARD_FILE
+    if not folder.is_dir():
+        raise ArtefactError(f"{folder} is not an artefact: there is no such folder")
+    if not path.is_file():
+        raise ArtefactError(f"{folder} is not an artefact: it holds no {CARD_FILE}. 'anabranch export' makes one")
+    try:
+        value = json.loads(_text(path), object_pairs_hook=_without_duplicates, parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(f"{path} is damaged: {error}. Copy or export the artefact again") from None
+    card = card_from_json(value, _read_labels(folder / LABELS_FILE), where=str(path))
+    if verify:
+        for graphs in card.graphs.values():
+            for graph in graphs.values():
+                checked_files(folder, graph.files, verify=True)
+    return card
+
+
+def checked_files(folder: Path, files: Mapping[str, File], *, verify: bool = False) -> dict[str, Path]:
+    """Where each of these files lies, once its size, and its hash if it is small or `verify` is set, are the card's.
+
+    Raises ArtefactError for a file that is missing, changed, or outside the folder.
+    """
+    home = folder.resolve()
+    paths = {}
+    for name, wanted in files.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(home):
+            raise ArtefactError(f"{path} leads out of the artefact, to {path.resolve()}; a file inside it was expected")
+        if not path.is_file():
+            raise ArtefactError(f"{folder} is incomplete: {name} is missing. Copy or export the artefact again")
+        size_bytes = path.stat().st_size
+        if size_bytes != wanted.size_bytes:
+            raise ArtefactError(
+                f"{path} holds {size_bytes:,} bytes; the card says {wanted.size_bytes:,}. "
+                "Copy or export the artefact again"
+            )
+        if (verify or size_bytes <= HASHED_AT_OPENING_BYTES) and (met := sha256(path)) != wanted.sha256:
+            raise ArtefactError(
+                f"{path} is not the file that the card describes: its SHA-256 is {met[:12]}..., "
+                f"the card says {wanted.sha256[:12]}... Copy or export the artefact again"
+            )
+        paths[name] = path
+    return paths
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """The card and the labels into a folder that holds the engines' files. Raises ArtefactError for a bad label."""
+    for index, label in enumerate(card.labels):
+        if not label or "\n" in label or "\r" in label:
+            raise ArtefactError(f"label {index} is {label!r}: a label is one line that is not empty")
+    (folder / LABELS_FILE).write_bytes(labels_text(card.labels))
+    text = json.dumps(card_to_json(card), indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / CARD_FILE).write_bytes(f"{text}\n".encode())
+
+
+def described(folder: Path, names: Iterable[str]) -> dict[str, File]:
+    """Size and hash of files in this folder, for its card."""
+    return {name: File((folder / name).stat().st_size, sha256(folder / name)) for name in names}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A fresh folder to build an artefact in, which takes the place of `folder` once the block ends without an error.
+
+    An artefact that lies there gives way only to `overwrite`; anything else that lies there never does. Raises
+    ArtefactError.
+    """
+    folder = folder.absolute()
+    _refuse_to_replace(folder, overwrite=overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unique = secrets.token_hex(4)
+    staging = folder.with_name(f".{folder.name}.{unique}.partial")
+    staging.mkdir()
+    try:
+        yield staging
+        _refuse_to_replace(folder, overwrite=overwrite)  # it may have come into being meanwhile
+        _swap(staging, folder, retired=folder.with_name(f".{folder.name}.{unique}.old"))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if not folder.is_dir() or folder.is_symlink():
+        raise ArtefactError(f"{folder} is not a folder; an artefact cannot be written there. Choose another place")
+    if not any(folder.iterdir()):
+        return
+    if not (folder / CARD_FILE).is_file():
+        raise ArtefactError(f"{folder} holds something that is not an artefact; choose another place")
+    if not overwrite:
+        raise ArtefactError(f"{folder} already holds an artefact; choose another place, or ask to overwrite it")
+
+
+def _swap(staging: Path, folder: Path, *, retired: Path) -> None:
+    if not folder.exists():
+        staging.rename(folder)
+        return
+    folder.rename(retired)
+    try:
+        staging.rename(folder)
+    except OSError:
+        retired.rename(folder)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        raise ArtefactError(f"{path.parent} is incomplete: {path.name} is missing. Copy or export the artefact again")
+    lines = _text(path).split("\n")
+    if lines[-1] == "":  # the file ends with a line's end, as it was written
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
+        if not line or "\r" in line:
+            raise ArtefactError(f"{path}, line {number} is {line!r}: a label is one line that is not empty")
+    return tuple(lines)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ArtefactError(f"{path} is not UTF-8: byte {error.start} does not fit. Copy the artefact again") from None
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in one object")
+    return table
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a number")

@@ -1,0 +1,23 @@
+"""The graph as OpenVINO's intermediate representation, made from the ONNX file: one graph for both engines."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from anabranch.engines import openvino
+
+
+def write_openvino(onnx_path: Path, path: Path, *, stored: str) -> list[str]:
+    """Write `path` (.xml) and its .bin. `stored`: f32, or f16 for files of half the size. Gives both names.
+
+    What the exporter wrote out as arithmetic on constants is computed here, once, instead of at every start.
+    """
+    ov = openvino()
+    model = ov.Core().read_model(onnx_path)
+    passes = importlib.import_module("openvino.passes")
+    manager = passes.Manager()
+    manager.register_pass(passes.ConstantFolding())
+    manager.run_passes(model)
+    ov.save_model(model, path, compress_to_fp16=stored == "f16")
+    return [path.name, path.with_suffix(".bin").name]

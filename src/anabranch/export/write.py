@@ -1,0 +1,91 @@
+"""A net written as the files of each format, and what the card must say about its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from anabranch.artefact import described
+from anabranch.card import Graph
+from anabranch.errors import ExportError, UsageError, nearest
+from anabranch.export.fold import folded
+from anabranch.export.graph import PixelsToLogits
+from anabranch.export.onnx import write_onnx
+from anabranch.export.openvino import write_openvino
+from anabranch.images.preprocess import Preprocess
+from anabranch.nets.net import Net
+
+FORMATS = ("openvino", "onnx")
+STORED = ("f32", "f16")
+
+
+def write_graphs(
+    net: Net, folder: Path, *, preprocess: Preprocess, formats: Iterable[str] = FORMATS, stored: str = "f32"
+) -> dict[str, dict[str, Graph]]:
+    """Write the f32 graph of `net` in each format, and give what the card says of the files.
+
+    `stored` = f16 halves OpenVINO's files; an ONNX file always holds f32. The net must be float32 on the CPU; it
+    stays as it is. Raises UsageError, ExportError.
+    """
+    formats = _known(formats)
+    if stored not in STORED:
+        raise UsageError(f"stored = {stored!r} is not a way to store weights; there are {', '.join(STORED)}")
+    _check(net)
+    graph = PixelsToLogits(folded(net), preprocess).eval()
+    files: dict[str, Graph] = {}
+    with tempfile.TemporaryDirectory(dir=folder, prefix="onnx.") as scratch:
+        onnx_folder = folder if "onnx" in formats else Path(scratch)
+        onnx_path = onnx_folder / "f32.onnx"
+        names = write_onnx(graph, onnx_path, size_px=preprocess.crop_px)
+        if "openvino" in formats:
+            xml_names = write_openvino(onnx_path, folder / "f32.xml", stored=stored)
+            files["openvino"] = Graph(stored, described(folder, xml_names))
+        if "onnx" in formats:
+            files["onnx"] = Graph("f32", described(folder, names))
+    return {name: {"f32": files[name]} for name in formats}
+
+
+def tensors_sha256(net: torch.nn.Module) -> str:
+    """The hash of every learned tensor: name, type, shape and little-endian values, in the order of the names.
+
+    It says whether two nets are the same whatever file they came from. Batch norm's count of batches is left out: no
+    answer depends on it and some publishers drop it.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        if name.endswith("num_batches_tracked"):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _known(formats: Iterable[str]) -> tuple[str, ...]:
+    asked = tuple(dict.fromkeys(formats))
+    for name in asked:
+        if name not in FORMATS:
+            raise UsageError(
+                f"no format is called {name!r}; the nearest is {nearest(name, FORMATS)[0]}. "
+                f"There are {', '.join(FORMATS)}"
+            )
+    if not asked:
+        raise UsageError(f"no format was asked for; there are {', '.join(FORMATS)}")
+    return asked
+
+
+def _check(net: Net) -> None:
+    for name, tensor in net.state_dict().items():
+        if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype != torch.float32):
+            raise ExportError(
+                f"{name} is {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}; "
+                "an export wants float32 on the CPU: net.float().cpu()"
+            )
+        if not torch.isfinite(tensor).all():
+            raise ExportError(f"{name} holds a value that is not finite; such a net has no answers to export")
+    channels = net.stem.get_submodule("conv1").get_submodule("conv").get_parameter("weight").shape[1]
+    if channels != 3:
+        raise ExportError(f"the net takes {channels} channels; an export wants one of 3, for RGB pictures")

@@ -1,0 +1,118 @@
+"""A net becomes an artefact: written, opened on every engine it is for, compared with the net, and only then named.
+
+The one place that stands over both wings; it needs torch.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.agree import agreement, logits_of
+from anabranch.arch import ARCHITECTURES, Arch
+from anabranch.artefact import replacing, write_card
+from anabranch.card import Agreement, Card, Weights
+from anabranch.errors import ExportError, UsageError
+from anabranch.export.eager import EagerPredictor
+from anabranch.export.write import FORMATS, tensors_sha256, write_graphs
+from anabranch.images.preprocess import Preprocess
+from anabranch.nets.net import Net
+from anabranch.runtimes.open import ENGINES, open_model
+from anabranch.version import VERSION
+
+# Largest logit difference over the largest logit that an artefact may have. f16 keeps 11 bits of each weight.
+F32_TOLERANCE = 1e-4
+F16_STORED_TOLERANCE = 1e-2
+
+SYNTHETIC = "8 synthetic pictures: 4 of noise, 4 gradients"
+
+
+def pack(
+    net: Net,
+    folder: Path | str,
+    *,
+    preprocess: Preprocess,
+    labels: Sequence[str],
+    weights_name: str,
+    licence: str,
+    formats: Iterable[str] = FORMATS,
+    stored: str = "f32",
+    pictures: NDArray[np.uint8] | None = None,
+    pictures_name: str | None = None,
+    overwrite: bool = False,
+) -> Card:
+    """Write the artefact of `net` to `folder`, measure every engine's agreement with it, and give the card.
+
+    pictures: (N, S, S, 3) uint8 to measure on, said as `pictures_name` on the card; the synthetic ones if None.
+    stored: f32, or f16 for OpenVINO files of half the size. Nothing is left behind if it fails. Raises UsageError,
+    ArtefactError, and ExportError for an engine whose answers are too far from the net's.
+    """
+    if len(labels) != net.num_classes:
+        raise UsageError(f"{len(labels)} labels for a net of {net.num_classes} classes; one for each is wanted")
+    if pictures is None:
+        pictures, pictures_name = synthetic_pictures(preprocess.crop_px), SYNTHETIC
+    with replacing(Path(folder), overwrite=overwrite) as staging:
+        card = Card(
+            architecture=_name(net.arch),
+            spec=net.arch,
+            weights=Weights(weights_name, tensors_sha256(net)),
+            licence=licence,
+            labels=tuple(labels),
+            preprocess=preprocess,
+            graphs=write_graphs(net, staging, preprocess=preprocess, formats=formats, stored=stored),
+            agreement={},
+            pictures=pictures_name or f"{len(pictures)} pictures",
+            versions=_versions(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_card(staging, card)  # the engines open an artefact, so it must be one
+        card = replace(card, agreement=_measured(EagerPredictor(net, card), staging, pictures))
+        write_card(staging, card)
+    return card
+
+
+def synthetic_pictures(size_px: int) -> NDArray[np.uint8]:
+    """(8, S, S, 3): four of uniform noise, four gradients between two colours. The same ones on every machine."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (4, size_px, size_px, 3), dtype=np.uint8)
+    ramp = np.linspace(0, 1, size_px)
+    across, down = np.broadcast_to(ramp, (size_px, size_px)), np.broadcast_to(ramp[:, None], (size_px, size_px))
+    ways = np.stack([across, down, (across + down) / 2, (across + 1 - down) / 2])[..., None]
+    start, end = rng.uniform(0, 255, (2, 4, 1, 1, 3))
+    return np.concatenate([noise, (start + ways * (end - start)).astype(np.uint8)])
+
+
+def _measured(reference: EagerPredictor, folder: Path, pictures: NDArray[np.uint8]) -> dict[str, dict[str, Agreement]]:
+    """Every engine that reads a format of the artefact, in f32, against the net. Raises ExportError."""
+    wanted = logits_of(reference, pictures, batch=4)
+    if not np.isfinite(wanted).all():
+        raise ExportError("the net itself answers with values that are not finite; there is nothing to export")
+    measured = {}
+    for name, engine in ENGINES.items():
+        graph = reference.card.graphs.get(engine.format, {}).get("f32")
+        if graph is None:
+            continue
+        met = agreement(open_model(folder, engine=name), wanted, pictures, batch=4)
+        tolerance = F16_STORED_TOLERANCE if graph.stored == "f16" else F32_TOLERANCE
+        if not met.max_abs <= tolerance * met.largest_logit:
+            raise ExportError(
+                f"{name} in f32 answers up to {met.max_abs:.3g} away from the net, on logits up to "
+                f"{met.largest_logit:.3g}; at most {tolerance:g} of the largest was wanted. Nothing was written"
+            )
+        measured[name] = {"f32": met}
+    return measured
+
+
+def _name(spec: Arch) -> str | None:
+    return next((name for name, row in ARCHITECTURES.items() if row == spec), None)
+
+
+def _versions() -> dict[str, str]:
+    made_by = ("torch", "onnx", "onnxscript", "openvino")
+    return {"anabranch": VERSION, **{name: importlib.metadata.version(name) for name in made_by}}

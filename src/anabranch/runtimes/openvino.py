@@ -1,0 +1,51 @@
+"""OpenVINO on the CPU: the default engine."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.card import Card
+from anabranch.engines import openvino
+from anabranch.errors import ArtefactError, UsageError
+
+_CAPABILITY = {"f32": "FP32", "bf16": "BF16"}
+
+
+class OpenVinoPredictor:
+    """predict: (N, S, S, 3) uint8 -> (N, K) float32. One request per calling thread."""
+
+    def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None):
+        self.card = card
+        xml = next(path for name, path in files.items() if name.endswith(".xml"))
+        core = openvino().Core()
+        offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if _CAPABILITY[precision] not in offered:
+            raise UsageError(f"this processor computes no {precision} in OpenVINO; f32 runs everywhere")
+        # Without a precision by name OpenVINO takes bf16 wherever the processor has it.
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self._compiled = core.compile_model(core.read_model(xml), "CPU", config)
+        except RuntimeError as error:
+            raise ArtefactError(f"OpenVINO cannot read {xml}: {_last_line(error)}") from None
+        self._requests = threading.local()
+
+    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.card.check_pixels(pixels)
+        request = getattr(self._requests, "one", None)
+        if request is None:
+            request = self._requests.one = self._compiled.create_infer_request()
+        # The tensor that answers belongs to the request and is overwritten by its next answer: hand out a copy.
+        request.infer([np.ascontiguousarray(pixels)], share_inputs=True, share_outputs=True)
+        logits: NDArray[np.float32] = np.array(request.get_output_tensor(0).data)
+        return logits
+
+
+def _last_line(error: RuntimeError) -> str:
+    return [line for line in str(error).splitlines() if line.strip()][-1].strip()
