@@ -1,0 +1,68 @@
+"""Text for people and JSON for machines. Plain strings: `list` must not wait for a rendering library."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TextIO
+
+
+class Column(NamedTuple):
+    title: str
+    right: bool = False  # numbers
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def width_of(stream: TextIO) -> int | None:
+    """Characters in a line of a terminal; none behind a pipe, where nothing is cut."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def bold(text: str, stream: TextIO | None = None) -> str:
+    """In bold on a terminal that has it and whose user has not said NO_COLOR."""
+    plain = not (stream or sys.stdout).isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    return text if plain else f"\x1b[1m{text}\x1b[0m"
+
+
+def table(
+    columns: Sequence[Column], rows: Iterable[Sequence[str]], *, width: int | None = None, indent: int = 0
+) -> list[str]:
+    """Aligned lines, the titles first. Where `width` is too small the last column is cut with an ellipsis."""
+    rows = [[column.title for column in columns], *rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+    if width is not None:
+        widths[-1] = max(8, min(widths[-1], width - indent - sum(widths[:-1]) - 2 * (len(widths) - 1)))
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(size) if column.right else _cut(cell, size).ljust(size)
+            for cell, size, column in zip(row, widths, columns, strict=True)
+        ]
+        lines.append((" " * indent + "  ".join(cells)).rstrip())
+    return lines
+
+
+def wrapped(label: str, text: str, *, width: int | None, label_width: int = 10) -> list[str]:
+    """A label and its text, the text's further lines under its first."""
+    lead = f"  {label:<{label_width}}"
+    if width is None:
+        return [lead + text]
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=lead,
+        subsequent_indent=" " * len(lead),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _cut(text: str, size: int) -> str:
+    return text if len(text) <= size else text[: size - 1] + "…"
