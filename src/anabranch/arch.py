@@ -327,11 +327,15 @@ def arch_from_json(table: Mapping[str, Any]) -> Arch:
             raise ArchError(f"an architecture has no field {key!r}; the nearest are {', '.join(nearest(key, types))}")
         if not isinstance(value, types[key]) or isinstance(value, bool):
             raise ArchError(f"{key} = {value!r} does not fit: it is of another type than {key} has")
+        kind = str if key == "quirks" else int
+        if isinstance(value, list | tuple) and any(type(item) is not kind for item in value):
+            raise ArchError(f"{key} = {value!r} does not fit: it is a list of {'names' if kind is str else 'numbers'}")
     if "depths" not in table:
         raise ArchError("the architecture lacks 'depths', its blocks per stage")
     known = {quirk.name.lower(): quirk for quirk in Quirk}
     for name in table.get("quirks", ()):
         if name not in known:
             raise ArchError(f"no quirk is called {name!r}; there are {', '.join(known)}")
-    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-    return Arch(**{**plain, "quirks": frozenset(known[name] for name in table.get("quirks", ()))})
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    plain["quirks"] = frozenset(known[name] for name in table.get("quirks", ()))
+    return Arch(**plain)
