@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anabranch.errors import UsageError
+from anabranch.images.files import picture_files, pictures_in
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.JPG", "a.png", "notes.txt", "deep/er/c.webp", "deep/d.tiff", "deep-er/e.gif", "raw", "Z.bmp"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def names(files: list[Path], folder: Path) -> list[str]:
+    return [file.relative_to(folder).as_posix() for file in files]
+
+
+def test_a_folder_gives_its_pictures_at_any_depth_sorted(folder):
+    found = names(picture_files([folder]), folder)
+    # folder by folder, as strings sort: "deep-er" before "deep/er"
+    assert found == ["Z.bmp", "a.png", "b.JPG", "deep/d.tiff", "deep-er/e.gif", "deep/er/c.webp"]
+
+
+def test_a_file_is_taken_as_it_is_and_the_order_is_kept(folder):
+    found = picture_files([folder / "raw", folder / "deep", folder / "a.png", folder / "a.png"])
+    assert names(found, folder) == ["raw", "deep/d.tiff", "deep/er/c.webp", "a.png", "a.png"]
+
+
+def test_a_pattern_gives_its_files_sorted(folder):
+    assert names(picture_files([f"{folder}/*.[Jp]*"]), folder) == ["a.png", "b.JPG"]
+    assert names(picture_files([f"{folder}/**/*.webp"]), folder) == ["deep/er/c.webp"]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+    path = tmp_path / "cat[1].jpg"
+    path.touch()
+    assert picture_files([path]) == [path]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("absent.jpg", "no such file or folder"), ("*.heic", "no file matches"), ("empty", "no pictures in this folder")],
+)
+def test_a_path_that_stands_for_nothing_is_named(folder, given, said):
+    (folder / "empty").mkdir()
+    with pytest.raises(UsageError, match=said) as caught:
+        picture_files([folder / "a.png", folder / given])
+    assert str(folder / given) in str(caught.value)
+
+
+def test_a_folder_that_links_back_up_is_walked_once(folder):
+    (folder / "deep" / "loop").symlink_to(folder, target_is_directory=True)
+    (folder / "deep-er" / "here").symlink_to(".", target_is_directory=True)
+    assert len(pictures_in(folder)) == 6
+
+
+def test_a_folder_linked_from_elsewhere_is_walked(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "linked").symlink_to(folder / "deep", target_is_directory=True)
+    assert names(pictures_in(other), other) == ["linked/d.tiff", "linked/er/c.webp"]
