@@ -53,7 +53,8 @@ def restore(path: Path, recipe: Recipe, processes: int, net: Net, sgd: torch.opt
     if about.get("kind") != _KIND:
         raise CheckpointError(f"{path}: holds a {about.get('kind')}, not a training run; --resume wants a run's folder")
     now = recipe.model_dump(mode="json")
-    changed = [key for key in now if key != "smoke" and now[key] != about["recipe"].get(key)]
+    told_only = ("expect", "licence", "smoke")  # these change no weight
+    changed = [key for key in now if key not in told_only and now[key] != about["recipe"].get(key)]
     if changed:
         raise RecipeError(
             f"{path}: the run began with another recipe (changed: {', '.join(changed)}); "

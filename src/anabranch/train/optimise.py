@@ -12,7 +12,8 @@ from anabranch.train.recipe import Optimise
 
 def sgd(net: nn.Module, recipe: Optimise) -> torch.optim.SGD:
     """Weight decay on matrices and kernels only, unless the recipe asks for it on norms and biases too."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for parameter in net.parameters():
         (decayed if recipe.decay_norms or parameter.ndim > 1 else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]

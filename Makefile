@@ -1,0 +1,49 @@
+# make demo    classify the sample photos with the built-in model (no torch)
+# make test    every test, with a coverage figure
+# make check   format, lint, types
+# make builtin train the built-in model anew and export it
+
+PYTHON ?= python3
+DEMO := .venv-demo
+DEV := .venv
+INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check format counts builtin clean
+
+demo: $(DEMO)/ready
+	$(DEMO)/bin/anabranch classify src/anabranch/builtin/samples
+
+test: $(DEV)/ready
+	$(DEV)/bin/python -m pytest --cov --cov-report=term
+
+check: $(DEV)/ready
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/mypy
+
+format: $(DEV)/ready
+	$(DEV)/bin/ruff format .
+	$(DEV)/bin/ruff check --fix .
+
+counts: $(DEV)/ready
+	$(DEV)/bin/python -m anabranch.nets.count
+
+builtin: $(DEV)/ready
+	OMP_NUM_THREADS=1 $(DEV)/bin/torchrun --nproc-per-node 2 -m anabranch train recipes/fashion-mnist.toml \
+		--out runs/fashion-mnist --resume
+	$(DEV)/bin/anabranch export runs/fashion-mnist/model.safetensors -o src/anabranch/builtin/fashion-mnist \
+		--format openvino --weights f16 --overwrite
+
+clean:
+	rm -rf $(DEMO) $(DEV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache
+
+$(DEMO)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python $(INSTALL) --editable .
+	touch $@
+
+# torch as torch==2.13.0 (constraints.txt), by pip, which finds a CPU build where one lies at hand
+$(DEV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/python $(INSTALL) --editable '.[dev]'
+	touch $@

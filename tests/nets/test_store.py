@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from anabranch.errors import CheckpointError
+from anabranch.nets.store import read_tensors, write_tensors
+
+TENSORS = {
+    "a": torch.randn(3, 4),
+    "b/c": torch.tensor(7),
+    "d": torch.zeros(0, 2),
+    "e": torch.randn(2, 2).bfloat16().float(),
+}
+
+
+def test_what_is_written_is_read_and_any_reader_of_safetensors_reads_it_too(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "x.safetensors", TENSORS, {"kind": "test", "list": [1, 2]})
+    tensors, about = read_tensors(tmp_path / "x.safetensors")
+    assert about == {"kind": "test", "list": [1, 2]}
+    plain = load_file(tmp_path / "x.safetensors")
+    assert tensors.keys() == plain.keys() == TENSORS.keys()
+    for name, value in TENSORS.items():
+        assert torch.equal(tensors[name], value)
+        assert torch.equal(plain[name], value)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, TENSORS, {"kind": "old"})
+    with pytest.raises(TypeError):
+        write_tensors(path, TENSORS, {"kind": object()})
+    assert read_tensors(path)[1] == {"kind": "old"}
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.arange(4.0)}, {"kind": "test"})
+    whole = path.read_bytes()
+    for position in range(len(whole) - 16, len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="do not match their hash"):
+            read_tensors(path)
+    for length in (0, 4, 8, 100, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+            read_tensors(path)
+
+
+def test_a_file_of_another_tool_is_told_apart(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="no word of anabranch's"):
+        read_tensors(tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"nowhere\.safetensors"):
+        read_tensors(tmp_path / "nowhere.safetensors")

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from anabranch.errors import CheckpointError, DatasetError, RecipeError
+from anabranch.images.labelled import open_labelled
+from anabranch.nets.load import load_trained
+from anabranch.nets.store import read_tensors
+from anabranch.train.loop import train
+from anabranch.train.recipe import read_recipe
+
+STEPS_PER_EPOCH = 4  # 70 pictures in batches of 16, the rest left out
+
+
+def test_the_net_learns_and_its_result_says_so(tiny: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(tiny, overrides=["optimise.epochs=8", "augment.mixup=0.0", "augment.erase=0.0"])
+    told = []
+    path = train(recipe, tmp_path / "run", report=lambda line: told.append(dict(line)))
+    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in history] == list(range(1, 9))
+    assert history[-1]["top1"] > 90
+    assert history[-1]["pictures"] == 30
+    assert sum("step" in line for line in told) == 8 * STEPS_PER_EPOCH
+
+    trained = load_trained(path)  # the oracle for top-1: plain arithmetic over the whole test set at once
+    data = open_labelled(tiny.parent, split="test")
+    pixels = torch.stack([torch.from_numpy(data.picture(i).copy()) for i in range(len(data))])
+    x = (pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        right = (trained.net(x).argmax(1).numpy() == data.labels).mean()
+    assert history[-1]["top1"] == pytest.approx(100 * right)
+    assert trained.class_names == ("left", "right")
+    assert (trained.name, trained.licence) == ("tiny", "CC0-1.0")
+
+
+def _run(recipe: Path, folder: Path, *, processes: int = 1) -> subprocess.Popen[bytes]:
+    launch = [sys.executable, "-m"]
+    if processes > 1:
+        launch += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    command = [*launch, "anabranch", "train", str(recipe), "--out", str(folder), "--resume"]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _tensors(path: Path) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in read_tensors(path)[0].items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_bits(tiny: Path, tmp_path: Path, processes: int) -> None:
+    text = tiny.read_text().replace("epochs = 3", "epochs = 30").replace("checkpoint_steps = 2", "checkpoint_steps = 3")
+    tiny.write_text(text)
+    alone = _run(tiny, tmp_path / "alone", processes=processes)
+    assert alone.wait() == 0, alone.stdout and alone.stdout.read().decode()
+
+    draw = random.Random(processes)
+    killed = 0
+    last = tmp_path / "killed/last.safetensors"
+    for _ in range(3):
+        process = _run(tiny, tmp_path / "killed", processes=processes)
+        written = last.stat().st_mtime_ns if last.exists() else 0
+        while process.poll() is None and (last.stat().st_mtime_ns if last.exists() else 0) == written:
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.3))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+    assert killed >= 1, "the run ended before it could be killed; make it longer"
+    end = _run(tiny, tmp_path / "killed", processes=processes)
+    assert end.wait() == 0, end.stdout and end.stdout.read().decode()
+    assert _tensors(tmp_path / "alone/model.safetensors") == _tensors(tmp_path / "killed/model.safetensors")
+    assert not list((tmp_path / "killed").glob(".*.part")) or killed
+
+
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(tiny: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(tiny)
+    whole = train(recipe, tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop(line: object) -> None:
+        if isinstance(line, dict) and line.get("step") == 7:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(recipe, tmp_path / "halves", report=stop)
+    assert read_tensors(tmp_path / "halves/last.safetensors")[1]["progress"]["step"] == 6
+    halves = train(recipe, tmp_path / "halves", resume=True)
+    assert _tensors(whole) == _tensors(halves)
+    without_time = [
+        [{**json.loads(line), "seconds": 0} for line in (tmp_path / run / "history.jsonl").read_text().splitlines()]
+        for run in ("whole", "halves")
+    ]
+    assert without_time[0] == without_time[1]
+
+
+def test_another_seed_gives_other_weights(tiny: Path, tmp_path: Path) -> None:
+    results = [
+        _tensors(train(read_recipe(tiny, smoke=True, overrides=[f"run.seed={seed}"]), tmp_path / str(seed)))
+        for seed in (1, 2)
+    ]
+    assert results[0] != results[1]
+
+
+def test_workers_change_nothing(tiny: Path, tmp_path: Path) -> None:
+    results = [
+        _tensors(train(read_recipe(tiny, smoke=True, overrides=[f"run.workers={n}"]), tmp_path / str(n)))
+        for n in (0, 2)
+    ]
+    assert results[0] == results[1]
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tiny: Path, tmp_path: Path) -> None:
+    train(read_recipe(tiny, smoke=True), tmp_path / "run")
+    with pytest.raises(RecipeError, match="already holds a run; go on with --resume"):
+        train(read_recipe(tiny, smoke=True), tmp_path / "run")
+
+
+def test_a_run_does_not_go_on_with_another_recipe(tiny: Path, tmp_path: Path) -> None:
+    train(read_recipe(tiny, smoke=True), tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"another recipe \(changed: optimise\)"):
+        train(read_recipe(tiny, smoke=True, overrides=["optimise.lr=0.1"]), tmp_path / "run", resume=True)
+
+
+def test_a_damaged_checkpoint_is_refused(tiny: Path, tmp_path: Path) -> None:
+    train(read_recipe(tiny, smoke=True), tmp_path / "run")
+    last = tmp_path / "run/last.safetensors"
+    damaged = bytearray(last.read_bytes())
+    damaged[-1] ^= 1
+    last.write_bytes(damaged)
+    with pytest.raises(CheckpointError, match="do not match their hash"):
+        train(read_recipe(tiny, smoke=True), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("optimise.batch=100", RecipeError, "at most the 70 training pictures"),
+        ("optimise.steps_per_epoch=5", RecipeError, "are more than the 70 training pictures"),
+        ('data.class_names=["one"]', DatasetError, "holds label 1, but there are 1 class names"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_said(
+    tiny: Path, tmp_path: Path, override: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        train(read_recipe(tiny, overrides=[override]), tmp_path / "run")
+    assert not (tmp_path / "run/last.safetensors").exists()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anabranch.errors import ArchError, Error, RecipeError
+from anabranch.train.recipe import read_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_ones(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("label_smoothing", "label_smooting"))
+    with pytest.raises(RecipeError, match=r"'optimise\.label_smooting'; the nearest are label_smoothing"):
+        read_recipe(tiny)
+
+
+def test_a_mistyped_set_is_refused(tiny: Path) -> None:
+    with pytest.raises(RecipeError, match=r"'optimise\.epoch'; the nearest are epochs"):
+        read_recipe(tiny, overrides=["optimise.epoch=3"])
+
+
+def test_a_set_without_a_value_is_refused(tiny: Path) -> None:
+    with pytest.raises(RecipeError, match="wanted key=value"):
+        read_recipe(tiny, overrides=["optimise.epochs"])
+
+
+def test_a_set_into_a_value_as_if_it_were_a_table_is_refused(tiny: Path) -> None:
+    with pytest.raises(RecipeError, match="'name' in 'name.first' is a value"):
+        read_recipe(tiny, overrides=["name.first=1"])
+
+
+def test_a_set_wins_over_smoke_and_smoke_over_the_recipe(tiny: Path) -> None:
+    assert read_recipe(tiny).optimise.epochs == 3
+    assert read_recipe(tiny, smoke=True).optimise.epochs == 1
+    assert read_recipe(tiny, smoke=True, overrides=["optimise.epochs=7"]).optimise.epochs == 7
+
+
+def test_a_set_takes_text_numbers_and_tables(tiny: Path) -> None:
+    recipe = read_recipe(
+        tiny, overrides=["name=other", "optimise.lr=0.5", 'arch="resnet18"', "input.mean=[0.1, 0.2, 0.3]"]
+    )
+    assert recipe.name == "other"
+    assert recipe.optimise.lr == 0.5
+    assert recipe.spec().block == "basic"
+    assert recipe.input.mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("override", "met"),
+    [
+        ("optimise.epochs=0", "optimise.epochs = 0"),
+        ("optimise.epochs=1.5", "optimise.epochs = 1.5"),
+        ("net.dropout=1.0", "net.dropout = 1.0"),
+        ("input.mean=[0.5]", "input.mean"),
+        ("augment.crop=middle", "augment.crop = 'middle'"),
+        ("name=../up", "name = '../up'"),
+    ],
+)
+def test_a_value_out_of_range_is_named(tiny: Path, override: str, met: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(tiny, overrides=[override])
+    assert met in str(caught.value)
+    assert str(tiny) in str(caught.value)
+
+
+def test_a_missing_key_is_named(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("lr = 0.05\n", ""))
+    with pytest.raises(RecipeError, match=r"key 'optimise\.lr' is missing"):
+        read_recipe(tiny)
+
+
+def test_an_impossible_architecture_is_refused_before_anything_runs(tiny: Path) -> None:
+    with pytest.raises(ArchError, match="splits = 1"):
+        read_recipe(tiny, overrides=["arch.splits=1"])
+
+
+def test_a_file_that_is_absent_or_not_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="nowhere.toml: cannot be read"):
+        read_recipe(tmp_path / "nowhere.toml")
+    (tmp_path / "bad.toml").write_text("name = ")
+    with pytest.raises(RecipeError, match="bad.toml: not TOML"):
+        read_recipe(tmp_path / "bad.toml")
+
+
+def test_smoke_without_a_smoke_table_is_refused(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().split("[smoke]")[0])
+    with pytest.raises(RecipeError, match=r"has no \[smoke\] table"):
+        read_recipe(tiny, smoke=True)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_reads_and_opens_with_its_command(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert read_recipe(path, smoke=True) != recipe
+    assert f"anabranch train recipes/{path.name}" in path.read_text().split("\nname")[0]
+    assert any(character.isdigit() for character in recipe.expect), "the result to expect is a figure"
+
+
+def test_every_error_of_a_recipe_is_one_of_ours(tiny: Path) -> None:
+    for override in ("arch=nonsense", "arch.quirks=['nonsense']", "input.resampler=nonsense", "run.seed=-1"):
+        with pytest.raises(Error):
+            read_recipe(tiny, overrides=[override])
