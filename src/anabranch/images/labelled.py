@@ -1,0 +1,186 @@
+"""Pictures with their labels, from class folders, list files, CSV and IDX.
+
+path                        what it is
+FOLDER/class/...            class folders: classes are the sorted names of the folders, as torchvision sorts them, so
+                            "10" comes before "2"; pictures lie at any depth below. ImageNet's val/nXXXXXXXX/*.JPEG
+FOLDER, split="val"         FOLDER/val
+FOLDER, labels=LIST         the pictures that LIST names, relative to FOLDER. ImageNet's flat val/ with a val_list.txt
+LIST                        lines of `path label`, relative to the folder of the list; labels are numbers from 0 on
+LIST.csv                    columns path and label; a label is a number, or a name: then classes are the sorted names
+IMAGES-idx3-ubyte[.gz]      IDX; labels=FILE, or the file of that name beside it
+FOLDER, split="train"       IDX files in FOLDER: "train" or "test" (t10k)
+
+Of a listed set, the first file must exist; whether the others do is seen when they are decoded, because asking for a
+million files takes minutes. A picture that cannot be read is an ImageError, never left out and never replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.errors import DatasetError
+from anabranch.images.decode import decode
+from anabranch.images.files import is_picture, pictures_in
+from anabranch.images.idx import IMAGES, is_idx, labels_beside, read_idx
+from anabranch.images.lists import read_rows
+
+_SPLITS = {"train", "val", "valid", "validation", "test"}
+
+
+class Labelled(Protocol):
+    """N pictures, what each is called, and its class."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,), each from 0 on."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The name of class 0, 1, ..., where the set itself names them."""
+
+    @property
+    def pixels(self) -> NDArray[np.uint8] | None:
+        """All pictures, where the set holds them in memory: (N, H, W) grey. `picture` repeats that three times."""
+
+    def __len__(self) -> int: ...
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3), RGB. Raises ImageError where the file cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledFiles:
+    """Pictures in files, decoded when they are asked for. `names` are paths relative to `folder`."""
+
+    folder: str
+    names: Sequence[str]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...] | None
+
+    @property
+    def pixels(self) -> None:
+        return None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        return decode(Path(self.folder, self.names[index]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledArray:
+    """Grey pictures of one size, in memory."""
+
+    names: Sequence[str]
+    pixels: NDArray[np.uint8]  # (N, H, W)
+    labels: NDArray[np.int64]
+
+    @property
+    def class_names(self) -> None:
+        return None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        return np.repeat(self.pixels[index][:, :, None], 3, axis=2)  # (H, W) -> (H, W, 3)
+
+
+def open_labelled(
+    path: str | os.PathLike[str], *, split: str | None = None, labels: str | os.PathLike[str] | None = None
+) -> Labelled:
+    """The labelled set at `path`; see the table above. Raises DatasetError naming the file, and the line if it has."""
+    path = Path(path)
+    labels = None if labels is None else Path(labels)
+    if path.is_dir():
+        return _in_folder(path, split, labels)
+    if not path.exists():
+        raise DatasetError(f"{path}: no such file or folder")
+    if split is not None:
+        raise DatasetError(f"{path}: this is a file, and split {split!r} chooses within a folder; give the folder")
+    if IMAGES.fullmatch(path.name) or is_idx(path):
+        return _idx(path, labels)
+    if labels is not None:
+        raise DatasetError(f"{path}: a list has its labels within; to say where its pictures lie, give that folder")
+    return _listed(path, path.parent)
+
+
+def _in_folder(folder: Path, split: str | None, labels: Path | None) -> Labelled:
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    if any(IMAGES.fullmatch(entry.name) for entry in entries):
+        return _idx(_idx_images(folder, [entry.name for entry in entries], split), labels)
+    if split is not None:
+        if not (folder / split).is_dir():
+            inside = ", ".join(entry.name for entry in entries[:5]) or "nothing"
+            raise DatasetError(f"{folder}: holds no split {split!r}; it holds {inside}")
+        return _in_folder(folder / split, None, labels)
+    if labels is not None:
+        return _listed(labels, folder)
+    return _class_folders(folder, entries)
+
+
+def _class_folders(folder: Path, entries: Sequence[os.DirEntry[str]]) -> LabelledFiles:
+    classes = tuple(entry.name for entry in entries if entry.is_dir())
+    loose = [entry.name for entry in entries if is_picture(entry.name) and not entry.is_dir()]
+    if loose:
+        raise DatasetError(
+            f"{folder}: {len(loose)} pictures lie in no class folder ({loose[0]}, ...); give labels: a list of "
+            "'path label' lines, such as PaddleClas' val_list.txt for ImageNet"
+        )
+    if not classes:
+        raise DatasetError(f"{folder}: holds neither class folders nor IDX files")
+    if _SPLITS.issuperset(classes):
+        raise DatasetError(f"{folder}: holds {', '.join(classes)}: these are splits, not classes; say which with split")
+    names: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = pictures_in(folder / name)
+        if not found:
+            raise DatasetError(f"{folder / name}: this class has no pictures; add some or remove the folder")
+        names.extend(str(file.relative_to(folder)) for file in found)
+        labels.extend([label] * len(found))
+    return LabelledFiles(str(folder), names, np.array(labels, np.int64), classes)
+
+
+def _listed(file: Path, folder: Path) -> LabelledFiles:
+    names, labels, classes = read_rows(file)
+    first = folder / names[0]
+    if not first.exists():
+        raise DatasetError(f"{file}: its first picture, {first}, does not exist; its paths are relative to {folder}")
+    return LabelledFiles(str(folder), names, labels, classes)
+
+
+def _idx_images(folder: Path, names: Sequence[str], split: str | None) -> Path:
+    found = {name: match["split"] for name in names if (match := IMAGES.fullmatch(name))}
+    wanted = {"test": {"test", "t10k"}}.get(split or "", {split or ""})
+    chosen = [name for name, of in found.items() if split is None or of in wanted]
+    if len(chosen) != 1:
+        met = "several" if chosen else "no"
+        raise DatasetError(
+            f"{folder}: {met} IDX images for split {split!r} among {', '.join(found)}; "
+            "say split 'train' or 'test', or give the file itself"
+        )
+    return folder / chosen[0]
+
+
+def _idx(images: Path, labels: Path | None) -> LabelledArray:
+    labels = labels or labels_beside(images)
+    pixels = read_idx(images, num_dimensions=3)
+    classes = read_idx(labels, num_dimensions=1)
+    if len(pixels) != len(classes):
+        raise DatasetError(f"{images}: holds {len(pixels)} pictures, but {labels} holds {len(classes)} labels")
+    if pixels.size == 0:
+        raise DatasetError(f"{images}: holds no pictures: its header says {pixels.shape}")
+    names = [f"{images}[{index}]" for index in range(len(pixels))]
+    return LabelledArray(names, pixels, classes.astype(np.int64))
