@@ -8,13 +8,27 @@ typer validates each argument through pydantic, which alone takes longer than `l
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
-from anabranch.errors import Error
+from anabranch.errors import Error, UsageError
 from anabranch.version import VERSION
 
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
 json_option = click.option("--json", is_flag=True, help="Print JSON for machines.")
+model_option = click.option(
+    "-m", "--model", metavar="NAME", help="Artefact folder or trained checkpoint.  [default: the built-in model]"
+)
+
+
+def engine_options(verb: Verb) -> Verb:
+    """--engine, --precision and --threads; the engine itself says which of them it knows."""
+    verb = click.option("--threads", type=int, metavar="N", help="Processor threads.  [default: all cores]")(verb)
+    verb = click.option("--precision", default="f32", show_default=True, help="What the engine computes in.")(verb)
+    return click.option("--engine", default="openvino", show_default=True, help="openvino or onnxruntime.")(verb)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -68,6 +82,106 @@ def show(name: str, json: bool) -> None:
     from anabranch.catalogue import screens
 
     screens.print_show(name, json=json)
+
+
+@app.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@model_option
+@click.option("--top", default=5, show_default=True, metavar="K", help="Classes shown for each picture.")
+@click.option("--csv", "csv_file", metavar="FILE", help="Write a row for each picture to FILE; - for standard output.")
+@engine_options
+@json_option
+def classify(
+    images: tuple[str, ...],
+    model: str | None,
+    top: int,
+    csv_file: str | None,
+    engine: str,
+    precision: str,
+    threads: int | None,
+    json: bool,
+) -> int:
+    """Say what is in each IMAGE: files, folders, patterns, or - for a picture on standard input.
+
+    A picture that cannot be read is reported, the others are answered, and the exit status is 1.
+    """
+    from anabranch.verbs import classify
+    from anabranch.verbs.models import open_named
+
+    if json and csv_file is not None:
+        raise UsageError("--json and --csv are two forms of one answer; give one of them")
+    predictor = open_named(model, engine=engine, precision=precision, threads=threads)
+    return classify.run(predictor, images, top=top, json=json, csv_file=csv_file, engine=f"{engine} {precision}")
+
+
+@app.command()
+@click.argument("data")
+@model_option
+@click.option("--split", help="Of a set that holds several: train, test, val.")
+@click.option("--labels", metavar="FILE", help="The labels of a flat folder: lines of 'picture label'.")
+@engine_options
+@json_option
+def evaluate(
+    data: str,
+    model: str | None,
+    split: str | None,
+    labels: str | None,
+    engine: str,
+    precision: str,
+    threads: int | None,
+    json: bool,
+) -> int:
+    """Measure top-1 and top-5 of a model on the labelled pictures of DATA.
+
+    DATA is a folder of class folders (ImageNet's train/ and val/ among them), a list file, a CSV file or an IDX file.
+    """
+    from anabranch.verbs import evaluate
+    from anabranch.verbs.models import open_named
+
+    predictor = open_named(model, engine=engine, precision=precision, threads=threads)
+    return evaluate.run(predictor, data, split=split, labels=labels, json=json)
+
+
+@app.command()
+@click.argument("recipe")
+@click.option("--out", metavar="DIR", help="Folder of the run.  [default: runs/NAME]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
+@click.option("--smoke", is_flag=True, help="The recipe's own short run: does it work at all?")
+@click.option("--resume", is_flag=True, help="Go on where the run stopped, to the same weights, bit for bit.")
+@json_option
+def train(recipe: str, out: str | None, overrides: tuple[str, ...], smoke: bool, resume: bool, json: bool) -> int:
+    """Train as RECIPE says, a TOML file. On several devices: torchrun --nproc-per-node N -m anabranch train RECIPE."""
+    from anabranch.verbs import train
+
+    return train.run(recipe, out=out, overrides=overrides, smoke=smoke, resume=resume, json=json)
+
+
+@app.command()
+@click.argument("checkpoint")
+@click.option("-o", "--out", required=True, metavar="DIR", help="Folder of the artefact.")
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(["openvino", "onnx"]),
+    default=["openvino", "onnx"],
+    show_default=True,
+    help="Files to write; may be given again.",
+)
+@click.option(
+    "--stored",
+    type=click.Choice(["f32", "f16"]),
+    default="f32",
+    show_default=True,
+    help="How OpenVINO's weights are stored; f16 halves the files and rounds the weights.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an artefact that is there.")
+@json_option
+def export(checkpoint: str, out: str, formats: tuple[str, ...], stored: str, overwrite: bool, json: bool) -> int:
+    """Make an artefact of a trained CHECKPOINT, and measure how far its answers are from the net's."""
+    from anabranch.verbs import export
+
+    return export.run(checkpoint, out=out, formats=formats, stored=stored, overwrite=overwrite, json=json)
 
 
 if __name__ == "__main__":

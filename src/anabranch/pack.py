@@ -22,6 +22,7 @@ from anabranch.errors import ExportError, UsageError
 from anabranch.export.eager import EagerPredictor
 from anabranch.export.write import FORMATS, tensors_sha256, write_graphs
 from anabranch.images.preprocess import Preprocess
+from anabranch.nets.load import load_trained
 from anabranch.nets.net import Net
 from anabranch.runtimes.open import ENGINES, open_model
 from anabranch.version import VERSION
@@ -75,6 +76,29 @@ def pack(
         card = replace(card, agreement=_measured(EagerPredictor(net, card), staging, pictures))
         write_card(staging, card)
     return card
+
+
+def pack_checkpoint(
+    checkpoint: Path,
+    folder: Path | str,
+    *,
+    formats: Iterable[str] = FORMATS,
+    stored: str = "f32",
+    overwrite: bool = False,
+) -> Card:
+    """`pack` of what `anabranch train` wrote. Raises CheckpointError too."""
+    trained = load_trained(checkpoint)
+    return pack(
+        trained.net,
+        folder,
+        preprocess=trained.preprocess,
+        labels=trained.class_names,
+        weights_name=trained.name,
+        licence=trained.licence,
+        formats=formats,
+        stored=stored,
+        overwrite=overwrite,
+    )
 
 
 def synthetic_pictures(size_px: int) -> NDArray[np.uint8]:

@@ -1,0 +1,158 @@
+"""`anabranch classify`: pictures in, their best classes out, as a table, JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TextIO
+
+from anabranch.errors import UsageError
+from anabranch.images.files import picture_files
+from anabranch.runtimes.pipeline import Answer, Source, classify
+from anabranch.runtimes.predictor import Predictor
+from anabranch.screen import bold, print_json, width_of
+from anabranch.verbs.progress import progress_bar
+
+_MANY = 20  # pictures from which on a progress bar is worth its room
+
+
+def run(predictor: Predictor, images: Sequence[str], *, top: int, json: bool, csv_file: str | None, engine: str) -> int:
+    """Print the answers for `images` and return the exit status: 1 where a picture could not be read."""
+    sources = _sources(images)
+    started = perf_counter()
+    answers = _counted(classify(predictor, sources, top=top), len(sources))
+    if csv_file is not None:
+        tally = _write_csv(answers, csv_file, min(top, predictor.card.num_classes))
+    elif json:
+        tally = _print_json(answers)
+    else:
+        tally = _print_blocks(answers)
+    if not json and csv_file != "-":
+        print(_summary(tally, perf_counter() - started, engine, predictor))
+    return 1 if tally.unreadable else 0
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.readable = self.unreadable = 0
+        self.decode_ms = self.infer_ms = 0.0
+
+    def add(self, answer: Answer) -> Answer:
+        """Count an answer, and say on standard error why there is none."""
+        if answer.error is not None:
+            self.unreadable += 1
+            print(f"error: {answer.error}", file=sys.stderr)
+        else:
+            self.readable += 1
+            self.decode_ms += answer.decode_ms
+            self.infer_ms += answer.infer_ms
+        return answer
+
+
+def _sources(images: Sequence[str]) -> list[Source]:
+    """Files, folders and patterns; `-` once for a picture on standard input."""
+    if images.count("-") > 1:
+        raise UsageError("standard input holds one picture: give - once")
+    sources: list[Source] = []
+    for image in images:
+        if image == "-":
+            sources.append(("standard input", sys.stdin.buffer.read()))
+        else:
+            sources.extend(picture_files([image]))
+    return sources
+
+
+def _print_blocks(answers: Iterable[Answer]) -> _Tally:
+    """For each picture its name and a line a guess, with a bar where there is room for one."""
+    tally = _Tally()
+    width = width_of(sys.stdout)
+    for answer in answers:
+        if tally.add(answer).error is not None:
+            continue
+        print(bold(answer.name))
+        pad = max(len(guess.label) for guess in answer.guesses)
+        room = 0 if width is None else max(0, min(40, width - pad - 14))
+        for guess in answer.guesses:
+            bar = "█" * round(room * guess.probability)
+            print(f"  {guess.label:<{pad}}  {100 * guess.probability:6.2f} %  {bar}".rstrip())
+    return tally
+
+
+def _print_json(answers: Iterable[Answer]) -> _Tally:
+    tally = _Tally()
+    print_json([_as_json(tally.add(answer)) for answer in answers])
+    return tally
+
+
+def _as_json(answer: Answer) -> dict[str, Any]:
+    if answer.error is not None:
+        return {"picture": answer.name, "error": answer.error}
+    return {
+        "picture": answer.name,
+        "guesses": [
+            {"class": guess.class_index, "label": guess.label, "probability": round(guess.probability, 6)}
+            for guess in answer.guesses
+        ],
+        "decode_ms": round(answer.decode_ms, 3),
+        "infer_ms": round(answer.infer_ms, 3),
+    }
+
+
+def _write_csv(answers: Iterable[Answer], path: str, top: int) -> _Tally:
+    """One row a picture; a picture that could not be read has its reason in the last column."""
+    tally = _Tally()
+    with _whole(path) as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(
+            ["picture", *(f"{what}{rank + 1}" for rank in range(top) for what in ("label", "probability")), "error"]
+        )
+        for answer in answers:
+            tally.add(answer)
+            cells = [cell for guess in answer.guesses for cell in (guess.label, f"{guess.probability:.6f}")]
+            rows.writerow([answer.name, *(cells or [""] * (2 * top)), answer.error or ""])
+    return tally
+
+
+@contextmanager
+def _whole(path: str) -> Iterator[TextIO]:
+    """A text file that stands under its name only once it is complete; `-` is standard output."""
+    if path == "-":
+        yield sys.stdout
+        return
+    partial = Path(f"{path}.{os.getpid()}.part")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _summary(tally: _Tally, seconds: float, engine: str, predictor: Predictor) -> str:
+    def ms(total: float) -> str:
+        return f"{total / max(1, tally.readable):.1f} ms"
+
+    pictures = f"{tally.readable} picture{'' if tally.readable == 1 else 's'}"
+    unreadable = f", {tally.unreadable} unreadable" if tally.unreadable else ""
+    return (
+        f"{pictures}{unreadable} in {1000 * seconds:.0f} ms; a picture takes {ms(tally.decode_ms)} to decode and "
+        f"{ms(tally.infer_ms)} to classify ({predictor.card.weights.name} on {engine})"
+    )
+
+
+def _counted(answers: Iterator[Answer], total: int) -> Iterator[Answer]:
+    """The same answers, beside a progress bar on standard error where they are many and a person watches."""
+    if total < _MANY or not sys.stderr.isatty():
+        yield from answers
+        return
+    with progress_bar("classifying", total) as advance:
+        for answer in answers:
+            advance()
+            yield answer

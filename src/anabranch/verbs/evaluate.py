@@ -1,0 +1,54 @@
+"""`anabranch evaluate`: top-1 and top-5 of a model on a labelled set."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from anabranch.evaluate import Score, evaluate
+from anabranch.images.labelled import open_labelled
+from anabranch.runtimes.predictor import Predictor
+from anabranch.screen import print_json
+from anabranch.verbs.progress import progress_bar
+
+_SHOWN = 5  # unreadable pictures that are named
+
+
+def run(predictor: Predictor, data: str, *, split: str | None, labels: str | None, json: bool) -> int:
+    """Print the score and return the exit status: 1 where a picture could not be read."""
+    pictures = open_labelled(Path(data), split=split, labels=Path(labels) if labels else None)
+    watched = sys.stderr.isatty()
+    with progress_bar("evaluating", len(pictures)) if watched else nullcontext(lambda: None) as advance:
+        score = evaluate(predictor, pictures, report=lambda done: advance())
+    if json:
+        print_json(_as_json(score, predictor, data))
+    else:
+        _print_score(score, predictor)
+    for _, reason in score.unreadable[:_SHOWN]:
+        print(f"error: {reason}", file=sys.stderr)
+    if len(score.unreadable) > _SHOWN:
+        print(f"error: {len(score.unreadable) - _SHOWN} more could not be read; --json names them", file=sys.stderr)
+    return 1 if score.unreadable else 0
+
+
+def _print_score(score: Score, predictor: Predictor) -> None:
+    low, high = score.top1_interval
+    print(f"{predictor.card.weights.name} on {score.num_pictures} pictures, classes matched by {score.matched_by}")
+    print(f"  top-1  {score.top1:6.2f} %   95 % interval {low:.2f} to {high:.2f}")
+    print(f"  top-5  {score.top5:6.2f} %")
+    print(f"  {score.num_pictures / score.seconds:.0f} pictures/s, decoding included")
+
+
+def _as_json(score: Score, predictor: Predictor, data: str) -> dict[str, object]:
+    return {
+        "model": predictor.card.weights.name,
+        "data": data,
+        "pictures": score.num_pictures,
+        "top1": round(score.top1, 4),
+        "top1_interval95": [round(bound, 4) for bound in score.top1_interval],
+        "top5": round(score.top5, 4),
+        "matched_by": score.matched_by,
+        "unreadable": [{"picture": name, "error": reason} for name, reason in score.unreadable],
+        "seconds": round(score.seconds, 3),
+    }

@@ -1,0 +1,30 @@
+"""`anabranch export`: a trained checkpoint becomes an artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from anabranch.errors import need
+from anabranch.screen import print_json
+
+
+def run(checkpoint: str, *, out: str, formats: Sequence[str], stored: str, overwrite: bool, json: bool) -> int:
+    need("torch", extra="torch")
+    need("onnxscript", extra="torch")
+    from anabranch.card import card_to_json
+    from anabranch.pack import pack_checkpoint
+
+    card = pack_checkpoint(Path(checkpoint), Path(out), formats=formats, stored=stored, overwrite=overwrite)
+    if json:
+        print_json(card_to_json(card))
+        return 0
+    size_bytes = sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file())
+    print(f"{out}: {card.weights.name}, {card.num_classes} classes, {size_bytes / 1e6:.1f} MB")
+    for engine, precisions in card.agreement.items():
+        for precision, met in precisions.items():
+            print(
+                f"  {engine} {precision}: up to {met.max_abs:.2g} from the net on logits up to {met.largest_logit:.3g}; "
+                f"{met.top1_flips} of {met.num_pictures} top-1 answers differ ({card.pictures})"
+            )
+    return 0
