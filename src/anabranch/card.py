@@ -136,7 +136,7 @@ def card_from_json(value: object, labels: tuple[str, ...], *, where: str) -> Car
         )
     keys = "card_version created architecture weights licence labels preprocess graphs agreement pictures versions"
     table = _object(value, where, keys.split())
-    if version != CARD_VERSION:
+    if type(version) is not int or version != CARD_VERSION:
         raise ArtefactError(f"{where}: card_version is {version!r}; {CARD_VERSION} was expected")
     _check_labels(table["labels"], labels, f"{where}: labels")
     named = _object(table["architecture"], f"{where}: architecture", ["name", "spec"])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from anabranch.card import Card
 from anabranch.engines import onnxruntime
 from anabranch.errors import ArtefactError
+from anabranch.runtimes.predictor import check_graph
 
 _ERRORS_ONLY = 3  # of its five levels of talk
 
@@ -29,6 +30,8 @@ class OnnxRuntimePredictor:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors share no other base
             raise ArtefactError(f"ONNX Runtime cannot read {path}: {str(error).splitlines()[-1]}") from None
+        takes, gives = self._session.get_inputs()[0].shape, self._session.get_outputs()[0].shape
+        check_graph(path, card, takes=takes, gives=gives)
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.card.check_pixels(pixels)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from anabranch.card import Card
 from anabranch.engines import openvino
 from anabranch.errors import ArtefactError, UsageError
+from anabranch.runtimes.predictor import check_graph
 
 _CAPABILITY = {"f32": "FP32", "bf16": "BF16"}
 
@@ -31,9 +32,11 @@ class OpenVinoPredictor:
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._compiled = core.compile_model(core.read_model(xml), "CPU", config)
+            model = core.read_model(xml)
         except RuntimeError as error:
             raise ArtefactError(f"OpenVINO cannot read {xml}: {_last_line(error)}") from None
+        check_graph(xml, card, takes=_shape(model.input(0)), gives=_shape(model.output(0)))
+        self._compiled = core.compile_model(model, "CPU", config)
         self._requests = threading.local()
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -45,6 +48,10 @@ class OpenVinoPredictor:
         request.infer([np.ascontiguousarray(pixels)], share_inputs=True, share_outputs=True)
         logits: NDArray[np.float32] = np.array(request.get_output_tensor(0).data)
         return logits
+
+
+def _shape(port: Any) -> tuple[int | None, ...]:
+    return tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape())
 
 
 def _last_line(error: RuntimeError) -> str:

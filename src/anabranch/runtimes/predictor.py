@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.card import Card
+from anabranch.errors import ArtefactError
 
 
 class Predictor(Protocol):
@@ -19,8 +22,19 @@ class Predictor(Protocol):
         ...
 
 
+def check_graph(path: Path, card: Card, *, takes: Sequence[object], gives: Sequence[object]) -> None:
+    """Raises ArtefactError unless a graph's shapes are those of the card; the batch, in front, may be anything."""
+    met, wanted = (*takes[1:], *gives[1:]), (card.size_px, card.size_px, 3, card.num_classes)
+    if len(takes) != 4 or met != wanted:
+        raise ArtefactError(
+            f"{path} takes pixels {tuple(takes)} and gives {tuple(gives)}; the card says (N, {card.size_px}, "
+            f"{card.size_px}, 3) and (N, {card.num_classes}). Export the artefact again"
+        )
+
+
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Probabilities over the last axis, same shape; logits of any size neither overflow nor vanish all together."""
-    scaled = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float32)
+    with np.errstate(over="ignore"):  # a difference beyond float32 is -inf, whose exponential is rightly 0
+        scaled = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float32)
     probabilities: NDArray[np.float32] = scaled / scaled.sum(axis=-1, keepdims=True)
     return probabilities

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from anabranch.errors import ArtefactError, UsageError
+from anabranch.runtimes import ENGINES, builtin, open_model
+
+
+@pytest.fixture
+def folder(packed, tmp_path):
+    return shutil.copytree(packed.folder, tmp_path / "copy")
+
+
+def test_an_unknown_engine_is_answered_with_the_choices(packed):
+    with pytest.raises(UsageError, match=r"'openvinos'; the nearest is openvino.*There are openvino, onnxruntime"):
+        open_model(packed.folder, engine="openvinos")
+
+
+def test_an_unknown_precision_is_answered_with_the_choices(packed):
+    with pytest.raises(UsageError, match="'f64' here; it computes in f32, bf16"):
+        open_model(packed.folder, precision="f64")
+
+
+def test_a_precision_that_only_another_engine_has_is_refused(packed):
+    with pytest.raises(UsageError, match="onnxruntime does not compute in 'bf16'"):
+        open_model(packed.folder, engine="onnxruntime", precision="bf16")
+
+
+@pytest.mark.parametrize("threads", [0, -2])
+def test_threads_below_one_are_refused(packed, threads):
+    with pytest.raises(UsageError, match=f"threads = {threads}"):
+        open_model(packed.folder, threads=threads)
+
+
+def test_an_engine_that_the_artefact_has_no_files_for_is_said(folder):
+    card = json.loads((folder / "card.json").read_text())
+    del card["graphs"]["onnx"]
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ArtefactError, match="no files for onnxruntime in f32; it holds openvino f32"):
+        open_model(folder, engine="onnxruntime")
+
+
+@pytest.mark.parametrize(("engine", "name"), [("openvino", "f32.bin"), ("onnxruntime", "f32.onnx")])
+def test_a_changed_file_is_found_as_it_is_opened(folder, engine, name):
+    held = bytearray((folder / name).read_bytes())
+    held[-1] ^= 1
+    (folder / name).write_bytes(held)
+    with pytest.raises(ArtefactError, match=f"{name} is not the file that the card describes"):
+        open_model(folder, engine=engine)
+
+
+@pytest.mark.parametrize(("engine", "name"), [("openvino", "f32.xml"), ("onnxruntime", "f32.onnx")])
+def test_a_file_that_the_engine_cannot_read_is_named(folder, engine, name):
+    describe_anew(folder, name, b"<net/>")
+    with pytest.raises(ArtefactError, match=f"cannot read .*{name}"):
+        open_model(folder, engine=engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_graph_of_another_shape_than_the_card_says_is_refused(folder, engine):
+    card = json.loads((folder / "card.json").read_text())
+    card["preprocess"]["crop_px"] = 32
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ArtefactError, match=r"33, 33, 3.*the card says \(N, 32, 32, 3\)"):
+        open_model(folder, engine=engine)
+
+
+def test_a_folder_may_be_given_as_text(packed):
+    assert open_model(str(packed.folder)).card.weights.name == "tiny.random"
+
+
+def test_a_moved_artefact_answers_the_same(packed, folder):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 33, 33, 3), dtype=np.uint8)
+    wanted = open_model(packed.folder).predict(pixels)
+    np.testing.assert_array_equal(open_model(folder).predict(pixels), wanted)
+
+
+def test_a_lacking_builtin_model_is_said(monkeypatch):
+    monkeypatch.setattr("anabranch.runtimes.open.BUILTIN_NAME", "nowhere")
+    with pytest.raises(ArtefactError, match="lacks its built-in model"):
+        builtin()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_opening_and_answering_imports_no_torch(packed, engine):
+    code = f"""
+import sys
+import numpy as np
+from anabranch.runtimes import open_model
+open_model({str(packed.folder)!r}, engine={engine!r}).predict(np.zeros((1, 33, 33, 3), np.uint8))
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def describe_anew(folder, name, held):
+    """Put other bytes in a file and make the card agree with them."""
+    import hashlib
+
+    (folder / name).write_bytes(held)
+    card = json.loads((folder / "card.json").read_text())
+    for graphs in card["graphs"].values():
+        if name in graphs["f32"]["files"]:
+            graphs["f32"]["files"][name] = {"bytes": len(held), "sha256": hashlib.sha256(held).hexdigest()}
+    (folder / "card.json").write_text(json.dumps(card))

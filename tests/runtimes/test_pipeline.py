@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import io
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anabranch.errors import ImageError, UsageError
+from anabranch.runtimes import open_model
+from anabranch.runtimes.pipeline import Picture, answer, classify
+
+LABELS = ("dark", "mid", "bright")
+
+
+class Brightness:
+    """Logits by hand for pictures of one pixel; keeps the sizes of the batches that it was asked."""
+
+    card = SimpleNamespace(labels=LABELS, preprocess=lambda picture: picture[:1, :1])
+
+    def __init__(self):
+        self.batches = []
+
+    def predict(self, pixels):
+        self.batches.append(len(pixels))
+        level = pixels[:, 0, 0, 0].astype(np.float32)
+        return np.stack([-level, np.full_like(level, -100), level - 200], 1)
+
+
+def grey(level, name=None):
+    return Picture(name or f"grey {level}", lambda: np.full((1, 1, 3), level, np.uint8))
+
+
+def broken(name):
+    def read():
+        raise ImageError(f"{name} is broken")
+
+    return Picture(name, read)
+
+
+def test_answers_come_in_the_order_of_the_pictures():
+    late = threading.Event()
+
+    def slow():
+        late.wait(timeout=10)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    def last():
+        late.set()
+        return np.full((1, 1, 3), 255, np.uint8)
+
+    met = list(answer(Brightness(), [Picture("slow", slow), Picture("fast", last)], workers=2))
+    assert [(one.name, one.guesses[0].label) for one in met] == [("slow", "dark"), ("fast", "bright")]
+
+
+def test_a_bad_picture_says_why_and_the_others_are_answered():
+    met = list(answer(Brightness(), [grey(0), broken("b.jpg"), grey(255)]))
+    assert [one.error for one in met] == [None, "b.jpg is broken", None]
+    assert [one.guesses[0].label for one in met if one.guesses] == ["dark", "bright"]
+    assert (met[1].logits, met[1].guesses) == (None, ())
+
+
+def test_pictures_that_are_all_bad_ask_the_predictor_nothing():
+    predictor = Brightness()
+    assert all(one.error for one in answer(predictor, [broken(str(i)) for i in range(20)]))
+    assert predictor.batches == []
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_bad_picture():
+    def read():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(answer(Brightness(), [Picture("one", read)]))
+
+
+def test_one_picture_is_a_batch_of_one():
+    predictor = Brightness()
+    list(answer(predictor, [grey(3)], batch=8))
+    assert predictor.batches == [1]
+
+
+def test_batches_are_powers_of_two_up_to_the_limit():
+    predictor = Brightness()
+    assert len(list(answer(predictor, [grey(i % 256) for i in range(301)], batch=6))) == 301
+    assert set(predictor.batches) <= {1, 2, 4}
+    assert sum(predictor.batches) == 301
+
+
+def test_the_first_answer_does_not_wait_for_the_second_picture():
+    late = threading.Event()
+
+    def held():
+        assert late.wait(timeout=10), "the first answer never came"
+        return np.zeros((1, 1, 3), np.uint8)
+
+    answers = answer(Brightness(), [grey(1), Picture("held", held)], workers=2)
+    assert next(answers).name == "grey 1"
+    late.set()
+    assert next(answers).name == "held"
+
+
+def test_no_more_pictures_are_taken_than_the_window_holds():
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield grey(1)
+
+    answers = answer(Brightness(), endless(), batch=4, workers=2)
+    for _ in range(50):
+        next(answers)
+    answers.close()
+    assert len(taken) <= 50 + 2 * 4 + 2 + 4
+
+
+def test_no_thread_is_left_behind_by_a_reader_who_stops():
+    answers = answer(Brightness(), [grey(i) for i in range(100)], workers=3)
+    next(answers)
+    answers.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_no_pictures_give_no_answers():
+    assert list(answer(Brightness(), [])) == []
+
+
+def test_guesses_are_the_best_ones_best_first():
+    one = next(answer(Brightness(), [grey(100)], top=2))
+    assert [guess.label for guess in one.guesses] == ["dark", "mid"]
+    assert [guess.class_index for guess in one.guesses] == [0, 1]
+    assert [guess.probability for guess in one.guesses] == pytest.approx([1 / 3, 1 / 3])
+
+
+def test_more_guesses_than_classes_are_all_classes():
+    assert len(next(answer(Brightness(), [grey(9)], top=50)).guesses) == 3
+
+
+@pytest.mark.parametrize("wrong", [{"top": 0}, {"batch": 0}, {"workers": -1}])
+def test_numbers_below_one_are_refused_at_once(wrong):
+    with pytest.raises(UsageError, match="at least 1"):
+        answer(Brightness(), [], **wrong)
+
+
+def test_files_and_bytes_are_answered_as_the_predictor_answers_their_pixels(packed, tmp_path):
+    predictor = open_model(packed.folder)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 60, 50, 3), dtype=np.uint8)
+    held = []
+    for index, picture in enumerate(pixels):
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "PNG")
+        held.append(file.getvalue())
+        (tmp_path / f"{index}.png").write_bytes(file.getvalue())
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    sources = [tmp_path / "0.png", ("second", held[1]), tmp_path / "bad.png", tmp_path / "2.png", ("empty", b"")]
+    met = list(classify(predictor, sources, top=1))
+    assert [one.name for one in met] == [
+        str(tmp_path / "0.png"), "second", str(tmp_path / "bad.png"), str(tmp_path / "2.png"), "empty"]  # fmt: skip
+    wanted = predictor.predict(np.stack([predictor.card.preprocess(picture) for picture in pixels]))
+    answered = [one for one in met if one.error is None]
+    np.testing.assert_allclose(np.stack([one.logits for one in answered]), wanted, rtol=0, atol=1e-5)
+    assert [one.guesses[0].class_index for one in answered] == wanted.argmax(1).tolist()
+    assert ["bad.png" in met[2].error, "empty" in met[4].error] == [True, True]

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import pytest
+
+from anabranch.artefact import checked_files, read_card, replacing, write_card
+from anabranch.errors import ArtefactError
+
+
+@pytest.fixture
+def folder(packed, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(packed.folder, tmp_path / "copy")
+
+
+def edit(folder, change):
+    path = folder / "card.json"
+    card = json.loads(path.read_text())
+    change(card)
+    path.write_text(json.dumps(card))
+
+
+def test_what_was_written_is_read_back_equal(packed, tmp_path):
+    card = read_card(packed.folder, verify=True)
+    write_card(tmp_path, card)
+    assert read_card(tmp_path) == card
+
+
+def test_the_hashes_on_the_card_are_those_that_hashlib_gives(packed):
+    files = json.loads((packed.folder / "card.json").read_text())["graphs"]["openvino"]["f32"]["files"]
+    for name, said in files.items():
+        held = (packed.folder / name).read_bytes()
+        assert said == {"bytes": len(held), "sha256": hashlib.sha256(held).hexdigest()}
+
+
+def test_labels_stand_one_a_line_in_utf8(packed):
+    assert (packed.folder / "labels.txt").read_bytes().decode() == "ant\nbee\ncat\ndög\neel\n"
+
+
+def test_the_artefact_holds_only_what_its_card_names(packed):
+    card = read_card(packed.folder)
+    named = {name for graphs in card.graphs.values() for graph in graphs.values() for name in graph.files}
+    assert {path.name for path in packed.folder.iterdir()} == named | {"card.json", "labels.txt"}
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(ArtefactError, match="no such folder"):
+        read_card(tmp_path / "nowhere")
+
+
+def test_a_folder_without_a_card_is_said(tmp_path):
+    with pytest.raises(ArtefactError, match=r"holds no card\.json"):
+        read_card(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000])
+def test_a_card_that_is_not_json_is_said_to_be_damaged(folder, text):
+    (folder / "card.json").write_text(text)
+    with pytest.raises(ArtefactError, match=r"card\.json is damaged"):
+        read_card(folder)
+
+
+def test_a_card_that_is_not_utf8_is_said(folder):
+    (folder / "card.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ArtefactError, match=r"card\.json is not UTF-8"):
+        read_card(folder)
+
+
+def test_a_missing_label_is_counted(folder):
+    (folder / "labels.txt").write_text("ant\nbee\ncat\ndög\n")
+    with pytest.raises(ArtefactError, match="count is 5, but the labels beside it are 4"):
+        read_card(folder)
+
+
+def test_a_label_too_many_is_counted(folder):
+    (folder / "labels.txt").write_text("ant\nbee\ncat\ndög\neel\nfox\n")
+    with pytest.raises(ArtefactError, match="count is 5, but the labels beside it are 6"):
+        read_card(folder)
+
+
+def test_labels_in_another_order_are_refused(folder):
+    (folder / "labels.txt").write_text("bee\nant\ncat\ndög\neel\n")
+    with pytest.raises(ArtefactError, match=r"labels\.sha256"):
+        read_card(folder)
+
+
+def test_an_empty_label_is_named_by_its_line(folder):
+    (folder / "labels.txt").write_text("ant\nbee\n\ndög\neel\n")
+    with pytest.raises(ArtefactError, match="line 3"):
+        read_card(folder)
+
+
+def test_labels_that_are_missing_are_said(folder):
+    (folder / "labels.txt").unlink()
+    with pytest.raises(ArtefactError, match=r"labels\.txt is missing"):
+        read_card(folder)
+
+
+def test_a_label_of_two_lines_is_not_written(packed, tmp_path):
+    from dataclasses import replace
+
+    card = replace(read_card(packed.folder), labels=("one", "two\nthree"))
+    with pytest.raises(ArtefactError, match="label 1"):
+        write_card(tmp_path, card)
+
+
+def test_a_missing_file_is_named(folder):
+    (folder / "f32.bin").unlink()
+    with pytest.raises(ArtefactError, match=r"f32\.bin is missing"):
+        read_card(folder, verify=True)
+
+
+def test_a_file_of_another_size_is_named_with_both_sizes(folder):
+    size = (folder / "f32.bin").stat().st_size
+    with (folder / "f32.bin").open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(ArtefactError, match=rf"f32\.bin holds {size + 1:,} bytes; the card says {size:,}"):
+        read_card(folder, verify=True)
+
+
+def test_one_flipped_bit_is_found(folder):
+    path = folder / "f32.bin"
+    held = bytearray(path.read_bytes())
+    held[len(held) // 2] ^= 1
+    path.write_bytes(held)
+    with pytest.raises(ArtefactError, match=r"f32\.bin is not the file that the card describes"):
+        read_card(folder, verify=True)
+
+
+def test_large_files_are_hashed_only_when_asked(folder, monkeypatch):
+    monkeypatch.setattr("anabranch.artefact.HASHED_AT_OPENING_BYTES", 10)
+    files = read_card(folder).graphs["openvino"]["f32"].files
+    (folder / "f32.bin").write_bytes(bytes(files["f32.bin"].size_bytes))
+    assert set(checked_files(folder, files)) == {"f32.xml", "f32.bin"}
+    with pytest.raises(ArtefactError, match=r"f32\.bin is not the file"):
+        checked_files(folder, files, verify=True)
+
+
+def test_a_link_that_leads_out_of_the_folder_is_refused(folder, tmp_path):
+    outside = shutil.move(folder / "f32.bin", tmp_path / "elsewhere.bin")
+    (folder / "f32.bin").symlink_to(outside)
+    with pytest.raises(ArtefactError, match="leads out of the artefact"):
+        read_card(folder, verify=True)
+
+
+def test_a_folder_reached_through_a_link_opens(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    assert read_card(tmp_path / "link", verify=True).labels[0] == "ant"
+
+
+def test_nothing_is_left_of_an_artefact_that_failed(packed, tmp_path):
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "new") as staging:
+        write_card(staging / "nowhere", read_card(packed.folder))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_leaves_the_artefact_that_was_there(folder, tmp_path):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ZeroDivisionError), replacing(folder, overwrite=True):
+        raise ZeroDivisionError
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_an_artefact_is_not_replaced_unless_asked(folder):
+    with pytest.raises(ArtefactError, match="already holds an artefact"), replacing(folder):
+        pytest.fail("the block must not run")
+
+
+def test_an_artefact_gives_way_when_asked(folder, tmp_path):
+    with replacing(folder, overwrite=True) as staging:
+        (staging / "card.json").write_text("new")
+    assert [path.name for path in folder.iterdir()] == ["card.json"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_of_other_things_is_never_replaced(tmp_path):
+    (tmp_path / "holiday.jpg").write_text("precious")
+    with pytest.raises(ArtefactError, match="something that is not an artefact"), replacing(tmp_path, overwrite=True):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "holiday.jpg").read_text() == "precious"
+
+
+def test_a_file_is_never_replaced(tmp_path):
+    (tmp_path / "model").write_text("precious")
+    with pytest.raises(ArtefactError, match="not a folder"), replacing(tmp_path / "model", overwrite=True):
+        pytest.fail("the block must not run")
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with replacing(tmp_path / "empty") as staging:
+        (staging / "card.json").write_text("new")
+    assert (tmp_path / "empty" / "card.json").read_text() == "new"

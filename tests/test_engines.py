@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from anabranch import engines
+from anabranch.errors import MissingExtra
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_openvino_comes_without_its_telemetry_and_without_torch():
+    code = """
+import sys
+from anabranch.engines import openvino
+openvino().Core()
+print(*[name for name in sys.modules if "telemetry" in name or name in ("torch", "openvino.tools.ovc")], "end")
+"""
+    assert run(code) == ["end"]
+
+
+def test_what_was_left_out_of_openvino_is_there_for_others():
+    code = """
+from anabranch.engines import openvino
+openvino()
+import openvino
+from openvino.tools.ovc import convert_model
+print(openvino.convert_model is convert_model, hasattr(openvino, "nonsense"))
+"""
+    assert run(code) == ["True", "False"]
+
+
+def test_an_openvino_that_is_there_already_is_left_as_it_is():
+    code = """
+import openvino
+before = openvino.convert_model
+from anabranch import engines
+print(engines.openvino() is openvino, openvino.convert_model is before)
+"""
+    assert run(code) == ["True", "True"]
+
+
+def test_a_missing_onnxruntime_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'anabranch\[onnxruntime\]'"):
+        engines.onnxruntime()

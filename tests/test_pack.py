@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from anabranch.arch import ARCHITECTURES, Arch
+from anabranch.artefact import read_card
+from anabranch.errors import ArtefactError, ExportError, UsageError
+from anabranch.images.preprocess import Preprocess
+from anabranch.nets.net import build
+from anabranch.pack import F16_STORED_TOLERANCE, pack, synthetic_pictures
+from anabranch.runtimes import open_model
+
+GIVEN = {
+    "preprocess": Preprocess(crop_px=33, resize_px=40, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3)),
+    "labels": ["a", "b", "c", "d", "e"],
+    "weights_name": "tiny.random",
+    "licence": "CC0-1.0",
+}
+
+
+@pytest.fixture
+def exported(packed, monkeypatch):
+    """The packed net, whose ONNX file is not computed again but copied: the exporter takes seconds."""
+
+    def copied(graph, path, *, size_px):
+        shutil.copy(packed.folder / "f32.onnx", path)
+        return [path.name]
+
+    monkeypatch.setattr("anabranch.export.write.write_onnx", copied)
+    return packed.net
+
+
+@pytest.fixture
+def net():
+    return build(Arch(depths=(1,), width=8), num_classes=5).eval()
+
+
+def test_the_card_that_is_returned_is_the_one_that_lies_there(packed):
+    card = read_card(packed.folder)
+    assert set(card.agreement) == {"openvino", "onnxruntime"}
+    assert card.spec == packed.net.arch
+    assert card.architecture is None
+
+
+def test_the_agreement_on_the_card_is_what_anyone_measures(packed):
+    card = read_card(packed.folder)
+    pixels = synthetic_pictures(33)
+    mean, std = torch.tensor(card.preprocess.mean), torch.tensor(card.preprocess.std)
+    with torch.no_grad():
+        wanted = packed.net(((torch.from_numpy(pixels) / 255 - mean) / std).permute(0, 3, 1, 2)).numpy()
+    for engine, said in card.agreement.items():
+        met = np.abs(open_model(packed.folder, engine=engine).predict(pixels) - wanted)
+        assert said["f32"].largest_logit == pytest.approx(np.abs(wanted).max(), rel=1e-4)
+        assert said["f32"].max_abs == pytest.approx(met.max(), abs=1e-5 * float(np.abs(wanted).max()))
+        assert said["f32"].num_pictures == 8
+        assert said["f32"].relative <= 1e-4
+
+
+def test_no_path_of_this_machine_is_in_any_file(packed):
+    for path in packed.folder.iterdir():
+        held = path.read_bytes()
+        assert b"/anabranch/" not in held, path.name
+        assert b"site-packages" not in held, path.name
+
+
+def test_pictures_of_ones_own_are_measured_on_and_named(exported, tmp_path):
+    pictures = np.random.default_rng(1).integers(0, 256, (3, 33, 33, 3), dtype=np.uint8)
+    card = pack(exported, tmp_path / "a", **GIVEN, pictures=pictures, pictures_name="three of mine")
+    assert card == read_card(tmp_path / "a", verify=True)
+    assert card.pictures == "three of mine"
+    assert card.agreement["openvino"]["f32"].num_pictures == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "engine", "files"),
+    [("openvino", "openvino", {"f32.xml", "f32.bin"}), ("onnx", "onnxruntime", {"f32.onnx"})],
+)
+def test_one_format_writes_only_its_files(exported, tmp_path, kind, engine, files):
+    card = pack(exported, tmp_path / "a", **GIVEN, formats=[kind])
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"card.json", "labels.txt"} | files
+    assert (set(card.graphs), set(card.agreement)) == ({kind}, {engine})
+
+
+def test_weights_stored_as_f16_halve_the_file_and_the_card_says_so(exported, tmp_path):
+    whole = pack(exported, tmp_path / "f32", **GIVEN)
+    half = pack(exported, tmp_path / "f16", **GIVEN, stored="f16")
+    sizes = [card.graphs["openvino"]["f32"].files["f32.bin"].size_bytes for card in (whole, half)]
+    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.05)
+    assert half.graphs["openvino"]["f32"].stored == "f16"
+    assert half.graphs["onnx"]["f32"].stored == "f32"
+    assert 1e-6 < half.agreement["openvino"]["f32"].relative <= F16_STORED_TOLERANCE
+    assert half.agreement["onnxruntime"]["f32"].relative <= 1e-5
+
+
+def test_a_net_of_the_table_is_called_by_its_name(exported, tmp_path, monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "tiny", exported.arch)
+    assert pack(exported, tmp_path / "a", **GIVEN).architecture == "tiny"
+
+
+def test_files_that_answer_otherwise_than_the_net_are_refused_and_leave_nothing(exported, tmp_path):
+    other = copy.deepcopy(exported)
+    other.head.bias.data[0] += 0.1
+    with pytest.raises(ExportError, match=r"openvino in f32 answers up to 0\.1 away from the net"):
+        pack(other, tmp_path / "a", **GIVEN)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_artefact_that_is_there_is_refused_before_any_work(net, tmp_path):
+    (tmp_path / "card.json").write_text(json.dumps({}))
+    with pytest.raises(ArtefactError, match="already holds an artefact"):
+        pack(net, tmp_path, **GIVEN)
+
+
+def test_labels_that_are_not_as_many_as_the_classes_are_refused(net, tmp_path):
+    with pytest.raises(UsageError, match="2 labels for a net of 5 classes"):
+        pack(net, tmp_path / "a", **{**GIVEN, "labels": ["a", "b"]})
+
+
+def test_an_unknown_format_is_answered_with_the_choices(net, tmp_path):
+    with pytest.raises(UsageError, match="'onxx'; the nearest is onnx"):
+        pack(net, tmp_path / "a", **GIVEN, formats=["onxx"])
+
+
+def test_a_net_with_a_value_that_is_not_finite_is_refused(net, tmp_path):
+    net.head.weight.data[0, 0] = float("nan")
+    with pytest.raises(ExportError, match=r"head\.weight holds a value that is not finite"):
+        pack(net, tmp_path / "a", **GIVEN)
+
+
+def test_a_net_in_half_precision_is_refused(net, tmp_path):
+    with pytest.raises(ExportError, match=r"is float16 on cpu.*net\.float\(\)\.cpu\(\)"):
+        pack(net.half(), tmp_path / "a", **GIVEN)
+
+
+def test_a_net_for_other_than_three_channels_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="takes 1 channels"):
+        pack(build(Arch(depths=(1,)), num_classes=5, in_channels=1), tmp_path / "a", **GIVEN)
+
+
+def test_the_synthetic_pictures_are_the_same_everywhere_and_cover_the_range():
+    pictures = synthetic_pictures(16)
+    assert (pictures.shape, pictures.dtype) == ((8, 16, 16, 3), np.uint8)
+    assert (pictures[:4].min(), pictures[:4].max()) == (0, 255)
+    assert pictures[0, 0, 0].tolist() == [95, 130, 194]
+    assert all(np.ptp(picture) > 0 for picture in pictures)
