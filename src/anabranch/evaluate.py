@@ -81,7 +81,7 @@ def evaluate(
 
 
 def match_classes(data: Labelled, labels: tuple[str, ...]) -> tuple[list[int], Literal["name", "position"]]:
-    """For each class of the set, the model's index of it: by name where the model knows all the names, else by position.
+    """For each class of the set, the model's index of it: by name where the model knows every name, else by position.
 
     Raises DatasetError where the set has classes that the model cannot answer.
     """

@@ -24,7 +24,8 @@ def run(checkpoint: str, *, out: str, formats: Sequence[str], stored: str, overw
     for engine, precisions in card.agreement.items():
         for precision, met in precisions.items():
             print(
-                f"  {engine} {precision}: up to {met.max_abs:.2g} from the net on logits up to {met.largest_logit:.3g}; "
-                f"{met.top1_flips} of {met.num_pictures} top-1 answers differ ({card.pictures})"
+                f"  {engine} {precision}: at most {met.max_abs:.2g} from the net, on logits up to "
+                f"{met.largest_logit:.3g}; {met.top1_flips} of {met.num_pictures} top-1 answers differ"
             )
+    print(f"  measured on {card.pictures}")
     return 0
