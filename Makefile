@@ -1,6 +1,7 @@
 # make demo    classify the sample photos with the built-in model (no torch)
 # make test    every test, with a coverage figure
 # make check   format, lint, types
+# make docs    renew the generated tables
 # make builtin train the built-in model anew and export it
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ DEMO := .venv-demo
 DEV := .venv
 INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check format counts builtin clean
+.PHONY: demo test check format docs counts builtin clean
 
 demo: $(DEMO)/ready
 	$(DEMO)/bin/anabranch classify src/anabranch/builtin/samples
@@ -25,6 +26,9 @@ format: $(DEV)/ready
 	$(DEV)/bin/ruff format .
 	$(DEV)/bin/ruff check --fix .
 
+docs: $(DEV)/ready
+	$(DEV)/bin/python -m anabranch.report docs/zoo.md
+
 counts: $(DEV)/ready
 	$(DEV)/bin/python -m anabranch.nets.count
 
@@ -32,7 +36,7 @@ builtin: $(DEV)/ready
 	OMP_NUM_THREADS=1 $(DEV)/bin/torchrun --nproc-per-node 2 -m anabranch train recipes/fashion-mnist.toml \
 		--out runs/fashion-mnist --resume
 	$(DEV)/bin/anabranch export runs/fashion-mnist/model.safetensors -o src/anabranch/builtin/fashion-mnist \
-		--format openvino --weights f16 --overwrite
+		--format openvino --stored f16 --overwrite
 
 clean:
 	rm -rf $(DEMO) $(DEV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -12,10 +12,16 @@ from anabranch.version import VERSION as __version__
 if TYPE_CHECKING:
     from anabranch.nets.count import count
     from anabranch.nets.net import build
+    from anabranch.runtimes.open import builtin, open_model
 
-_LAZY = {"build": "anabranch.nets.net", "count": "anabranch.nets.count"}  # importing anabranch imports no torch
+_LAZY = {  # importing anabranch imports neither torch nor an engine
+    "build": "anabranch.nets.net",
+    "builtin": "anabranch.runtimes.open",
+    "count": "anabranch.nets.count",
+    "open_model": "anabranch.runtimes.open",
+}
 
-__all__ = ["ARCHITECTURES", "Arch", "Error", "Quirk", "__version__", "arch", "build", "count"]
+__all__ = ["ARCHITECTURES", "Arch", "Error", "Quirk", "__version__", "arch", "build", "builtin", "count", "open_model"]
 
 
 def __getattr__(name: str) -> Any:
