@@ -194,10 +194,14 @@ def _refused(pixels: Pixels) -> dict[str, Odd]:
         cut |= {f"cut-{n}.{form.lower()}": data[:n] for n in (6, 12, 14, 30, len(data) // 2)}
     broken = bytearray(png)
     broken[len(png) // 2] ^= 0xFF
+    samples = bytearray(saved(Image.fromarray(pixels), "TIFF"))
+    entry = samples.index(struct.pack("<HHI", 277, 3, 1))  # SamplesPerPixel
+    samples[entry + 8 : entry + 10] = struct.pack("<H", 18_436)
     made = {name: Odd(data, refusal="") for name, data in cut.items()}
     made |= {name: Odd(data, refusal="too many") for name, data in _bombs().items()}
     made |= {
         "flipped-byte.png": Odd(bytes(broken), refusal="damaged PNG"),
+        "many-samples.tif": Odd(bytes(samples), refusal="damaged TIFF"),
         "empty.jpg": Odd(b"", refusal="empty"),
         "garbage.jpg": Odd(bytes(np.random.default_rng(5).integers(0, 256, 5000, np.uint8)), refusal="not a picture"),
         "text.jpg": Odd(b"These are not the pixels you are looking for.\n", refusal="starts with b'These are no"),

@@ -22,6 +22,7 @@ takes less than 300 MB to decode; `rotate_exif` copies it once more. A file of m
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 import threading
@@ -86,6 +87,7 @@ _TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {  # EXIF 
     7: lambda picture: picture[::-1, ::-1].transpose(1, 0, 2),
     8: lambda picture: picture.transpose(1, 0, 2)[::-1],
 }
+_unheard = logging.NullHandler()  # Pillow logs some damage that it also raises; without a handler, Python prints that
 _filters = threading.Lock()  # those of `warnings` belong to the process: one thread at a time may set them aside
 
 
@@ -223,6 +225,7 @@ def _no_warnings() -> Iterator[None]:
 
 def _opened(form: str, data: bytes) -> ImageFile:
     """The header, read. Not by `Image.open`, which judges the size by a process-wide limit before we can."""
+    logging.getLogger("PIL").addHandler(_unheard)
     module, name = _PLUGINS[form]
     image: ImageFile = getattr(import_module(module), name)(io.BytesIO(data))
     return image
