@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anabranch.images.preprocess import Preprocess
+
+INPUT = Preprocess(crop_px=33, resize_px=40, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
+LABELS = ["ant", "bee", "cat", "dög", "eel"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("b.png", "a.png", "deep/c.png"):
+        Image.fromarray(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def expected(net: torch.nn.Module, path: Path) -> np.ndarray:
+    """What torch says: probabilities of one picture, by Pillow and the formulas."""
+    picture = np.asarray(Image.open(path).resize((48, 40), Image.Resampling.BILINEAR))  # 60 x 50, shorter side to 40
+    square = picture[4:37, 8:41] if INPUT.crop_start(40) == 4 else picture[3:36, 8:41]
+    x = torch.from_numpy(square / 255 - np.array(INPUT.mean)) / torch.tensor(INPUT.std, dtype=torch.float64)
+    with torch.inference_mode():
+        return net(x.permute(2, 0, 1)[None].float()).softmax(1)[0].numpy()
+
+
+def test_json_answers_as_torch_does(anabranch, packed, photos) -> None:
+    done = anabranch("classify", photos, "-m", packed.folder, "--json", "--top", 5)
+    assert (done.status, done.err) == (0, "")
+    answers = json.loads(done.out)
+    assert [Path(answer["picture"]).name for answer in answers] == ["a.png", "b.png", "c.png"]
+    for answer in answers:
+        probabilities = expected(packed.net, Path(answer["picture"]))
+        assert [guess["label"] for guess in answer["guesses"]] == [LABELS[i] for i in np.argsort(-probabilities)]
+        for guess in answer["guesses"]:
+            assert guess["probability"] == pytest.approx(probabilities[guess["class"]], abs=2e-5)
+
+
+def test_a_person_sees_names_probabilities_and_the_time_it_took(anabranch, packed, photos) -> None:
+    done = anabranch("classify", photos / "a.png", "-m", packed.folder, "--top", 2)
+    name, first, second, summary = done.out.splitlines()
+    probabilities = np.sort(expected(packed.net, photos / "a.png"))[::-1]
+    assert name == str(photos / "a.png")
+    assert first.split()[1] == f"{100 * probabilities[0]:.2f}"
+    assert second.split()[1] == f"{100 * probabilities[1]:.2f}"
+    assert summary.startswith("1 picture in ")
+    assert " ms to classify (tiny.random on openvino f32)" in summary
+
+
+def test_a_bad_picture_among_good_ones_is_reported_and_the_rest_answered(anabranch, packed, photos) -> None:
+    (photos / "b.png").write_bytes(b"no picture")
+    done = anabranch("classify", photos, "-m", packed.folder, "--json")
+    assert done.status == 1
+    assert "b.png" in done.err
+    assert len(done.err.splitlines()) == 1
+    answers = json.loads(done.out)
+    assert ["guesses" in answer for answer in answers] == [True, False, True]
+    assert "b.png" in answers[1]["error"]
+
+
+def test_csv_has_one_row_for_each_picture(anabranch, packed, photos, tmp_path) -> None:
+    (photos / "b.png").write_bytes(b"no picture")
+    done = anabranch("classify", photos, "-m", packed.folder, "--csv", tmp_path / "out.csv", "--top", 2)
+    assert done.status == 1
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text(encoding="utf-8"))))
+    assert list(rows[0]) == ["picture", "label1", "probability1", "label2", "probability2", "error"]
+    assert [Path(row["picture"]).name for row in rows] == ["a.png", "b.png", "c.png"]
+    assert [bool(row["error"]) for row in rows] == [False, True, False]
+    assert [bool(row["label1"]) for row in rows] == [True, False, True]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["out.csv"]
+
+
+def test_csv_to_standard_output_is_nothing_but_csv(anabranch, packed, photos) -> None:
+    done = anabranch("classify", photos, "-m", packed.folder, "--csv", "-", "--top", 9)
+    rows = list(csv.reader(io.StringIO(done.out)))
+    assert len(rows) == 4
+    assert {len(row) for row in rows} == {2 * 5 + 2}, "five classes, however many were asked for"
+
+
+def test_several_paths_and_patterns_are_answered_in_their_order(anabranch, packed, photos) -> None:
+    done = anabranch("classify", photos / "deep", photos / "[ab].png", "-m", packed.folder, "--json")
+    assert [Path(answer["picture"]).name for answer in json.loads(done.out)] == ["c.png", "a.png", "b.png"]
+
+
+def test_a_picture_on_standard_input_is_answered(packed, photos) -> None:
+    command = [sys.executable, "-m", "anabranch", "classify", "-", "-m", str(packed.folder), "--json"]
+    done = subprocess.run(command, input=(photos / "a.png").read_bytes(), capture_output=True, check=True)
+    (answer,) = json.loads(done.stdout)
+    assert answer["picture"] == "standard input"
+    assert answer["guesses"][0]["probability"] == pytest.approx(expected(packed.net, photos / "a.png").max(), abs=2e-5)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_both_engines_answer_alike(anabranch, packed, photos, engine) -> None:
+    done = anabranch("classify", photos / "a.png", "-m", packed.folder, "--engine", engine, "--threads", 1, "--json")
+    (answer,) = json.loads(done.out)
+    assert answer["guesses"][0]["probability"] == pytest.approx(expected(packed.net, photos / "a.png").max(), abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.jpg"], "nowhere.jpg: no such file or folder"),
+        (["-", "-"], "give - once"),
+        (["--json", "--csv", "x.csv", "."], "two forms of one answer"),
+        (["--top", "0", "PHOTO"], "top = 0 does not fit"),
+        (["--threads", "0", "PHOTO"], "threads = 0 does not fit"),
+        (["--engine", "openvin", "PHOTO"], "the nearest is openvino"),
+        (["--precision", "f64", "PHOTO"], "does not compute in 'f64'"),
+        (["-m", "resnext50_32x5d", "PHOTO"], "resnext50_32x4d"),
+        (
+            ["-m", "ResNeXt50_32x4d", "PHOTO"],
+            "is the architecture resnext50_32x4d, and this version fetches no weights",
+        ),
+        (["-m", "nowhere.safetensors", "PHOTO"], "nowhere.safetensors: no such file or folder"),
+        (["--csv", "no/such/folder/x.csv", "PHOTO"], "no/such/folder/x.csv: cannot be written"),
+    ],
+)
+def test_what_was_asked_wrongly_is_one_line_and_status_2(anabranch, packed, photos, arguments, message) -> None:
+    arguments = [str(photos / "a.png") if argument == "PHOTO" else argument for argument in arguments]
+    if "-m" not in arguments:
+        arguments += ["-m", str(packed.folder)]
+    done = anabranch("classify", *arguments)
+    assert done.status == 2
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_checkpoint_is_exported_once_and_answers(anabranch, packed, photos, tmp_path, monkeypatch) -> None:
+    from anabranch.nets.load import Trained, save_trained
+
+    monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "net.safetensors"
+    save_trained(path, Trained(net=packed.net, name="mine", licence="MIT", class_names=tuple(LABELS), preprocess=INPUT))
+    for _ in range(2):
+        done = anabranch("classify", photos / "a.png", "-m", path, "--json")
+        (answer,) = json.loads(done.out)
+        assert answer["guesses"][0]["probability"] == pytest.approx(
+            expected(packed.net, photos / "a.png").max(), abs=2e-5
+        )
+        (kept,) = (tmp_path / "cache/artefacts").iterdir()
+        made = (kept / "card.json").stat().st_mtime_ns
+    assert (kept / "card.json").stat().st_mtime_ns == made

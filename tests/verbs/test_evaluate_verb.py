@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+DATASET = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        folder = tmp_path / "set" / name
+        folder.mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return tmp_path / "set"
+
+
+def test_class_folders_are_scored_against_what_classify_says(anabranch, packed, classes) -> None:
+    answers = json.loads(anabranch("classify", classes, "-m", packed.folder, "--json").out)
+    right = sum(answer["guesses"][0]["label"] == Path(answer["picture"]).parent.name for answer in answers)
+    done = anabranch("evaluate", classes, "-m", packed.folder, "--json")
+    said = json.loads(done.out)
+    assert done.status == 0
+    assert (said["pictures"], said["matched_by"], said["top5"]) == (6, "name", 100.0)
+    assert said["top1"] == pytest.approx(100 * right / 6, abs=1e-3)
+
+
+def test_a_person_sees_both_figures_and_the_interval(anabranch, packed, classes) -> None:
+    done = anabranch("evaluate", classes, "-m", packed.folder)
+    assert "tiny.random on 6 pictures" in done.out
+    assert "95 % interval" in done.out
+    assert "top-5  100.00 %" in done.out
+
+
+def test_an_unreadable_picture_is_reported_and_the_status_is_1(anabranch, packed, classes) -> None:
+    (classes / "ant/1.png").write_bytes(b"")
+    done = anabranch("evaluate", classes, "-m", packed.folder, "--json")
+    assert done.status == 1
+    assert "1.png" in done.err
+    said = json.loads(done.out)
+    assert said["pictures"] == 5
+    assert [Path(each["picture"]).name for each in said["unreadable"]] == ["1.png"]
+
+
+def test_other_classes_than_the_models_are_refused(anabranch, packed, classes) -> None:
+    (classes / "bee").rename(classes / "wasp")
+    done = anabranch("evaluate", classes, "-m", packed.folder)
+    assert done.status == 1
+    assert "does not know 'wasp'" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATASET.is_dir(), reason="the package dataset-fashion-mnist is not installed")
+def test_the_shipped_model_is_right_on_at_least_94_percent_of_fashion_mnists_test_pictures(anabranch) -> None:
+    said = json.loads(anabranch("evaluate", DATASET, "--split", "test", "--json").out)
+    assert said["pictures"] == 10_000
+    assert said["top1"] >= 94.0
