@@ -119,6 +119,7 @@ def classify(
 @model_option
 @click.option("--split", help="Of a set that holds several: train, test, val.")
 @click.option("--labels", metavar="FILE", help="The labels of a flat folder: lines of 'picture label'.")
+@click.option("--record", "results", metavar="FILE", help="Append the score, machine and versions to a .jsonl file.")
 @engine_options
 @json_option
 def evaluate(
@@ -126,6 +127,7 @@ def evaluate(
     model: str | None,
     split: str | None,
     labels: str | None,
+    results: str | None,
     engine: str,
     precision: str,
     threads: int | None,
@@ -139,7 +141,7 @@ def evaluate(
     from anabranch.verbs.models import open_named
 
     predictor = open_named(model, engine=engine, precision=precision, threads=threads)
-    return evaluate.run(predictor, data, split=split, labels=labels, json=json)
+    return evaluate.run(predictor, data, split=split, labels=labels, json=json, results=results)
 
 
 @app.command()

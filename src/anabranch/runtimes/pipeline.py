@@ -108,7 +108,7 @@ def _read(predictor: Predictor, picture: Picture) -> _Read:
     try:
         pixels, error = predictor.card.preprocess(picture.read()), None
     except Error as met:
-        pixels, error = None, str(met)
+        pixels, error = None, str(met) if picture.name in str(met) else f"{picture.name}: {met}"
     return _Read(picture.name, pixels, error, (perf_counter() - start) * 1000)
 
 

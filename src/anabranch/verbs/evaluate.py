@@ -8,6 +8,7 @@ from pathlib import Path
 
 from anabranch.evaluate import Score, evaluate
 from anabranch.images.labelled import open_labelled
+from anabranch.record import record
 from anabranch.runtimes.predictor import Predictor
 from anabranch.screen import print_json
 from anabranch.verbs.progress import progress_bar
@@ -15,7 +16,9 @@ from anabranch.verbs.progress import progress_bar
 _SHOWN = 5  # unreadable pictures that are named
 
 
-def run(predictor: Predictor, data: str, *, split: str | None, labels: str | None, json: bool) -> int:
+def run(
+    predictor: Predictor, data: str, *, split: str | None, labels: str | None, json: bool, results: str | None
+) -> int:
     """Print the score and return the exit status: 1 where a picture could not be read."""
     pictures = open_labelled(Path(data), split=split, labels=Path(labels) if labels else None)
     watched = sys.stderr.isatty()
@@ -25,6 +28,8 @@ def run(predictor: Predictor, data: str, *, split: str | None, labels: str | Non
         print_json(_as_json(score, predictor, data))
     else:
         _print_score(score, predictor)
+    if results is not None:
+        record(Path(results), {"what": "accuracy", **_as_json(score, predictor, data)})
     for _, reason in score.unreadable[:_SHOWN]:
         print(f"error: {reason}", file=sys.stderr)
     if len(score.unreadable) > _SHOWN:
