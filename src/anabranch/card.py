@@ -35,7 +35,7 @@ class File:
 @dataclass(frozen=True, slots=True)
 class Weights:
     name: str  # as in the catalogue, or whatever its maker calls it
-    sha256: str  # of the tensors, not of a file: anabranch.export.write.tensors_sha256
+    sha256: str  # of the tensors, not of a file: anabranch.export.write.weights_sha256
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from anabranch.artefact import replacing, write_card
 from anabranch.card import Agreement, Card, Weights
 from anabranch.errors import ExportError, UsageError
 from anabranch.export.eager import EagerPredictor
-from anabranch.export.write import FORMATS, tensors_sha256, write_graphs
+from anabranch.export.write import FORMATS, weights_sha256, write_graphs
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.load import load_trained
 from anabranch.nets.net import Net
@@ -62,7 +62,7 @@ def pack(
         card = Card(
             architecture=_name(net.arch),
             spec=net.arch,
-            weights=Weights(weights_name, tensors_sha256(net)),
+            weights=Weights(weights_name, weights_sha256(net)),
             licence=licence,
             labels=tuple(labels),
             preprocess=preprocess,

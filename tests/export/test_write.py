@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from anabranch.arch import Arch, Quirk
-from anabranch.export.write import tensors_sha256, write_graphs
+from anabranch.export.write import weights_sha256, write_graphs
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import build
 
@@ -147,16 +147,16 @@ def test_the_hash_of_tensors_is_the_one_worked_out_by_hand():
         b"bias torch.float32 (1,)\n" + np.float32([0.5]).tobytes()
         + b"weight torch.float32 (1, 2)\n" + np.float32([1, -2]).tobytes()
     )  # fmt: skip
-    assert tensors_sha256(net) == hashlib.sha256(said).hexdigest()
+    assert weights_sha256(net) == hashlib.sha256(said).hexdigest()
 
 
 def test_the_hash_of_tensors_sees_values_and_not_the_count_of_batches():
     net = torch.nn.BatchNorm2d(3)
-    before = tensors_sha256(net)
+    before = weights_sha256(net)
     net.num_batches_tracked += 1
-    assert tensors_sha256(net) == before
+    assert weights_sha256(net) == before
     net.running_mean[1] = 1
-    assert tensors_sha256(net) != before
+    assert weights_sha256(net) != before
 
 
 def test_the_file_that_another_graph_needs_is_not_left_behind(packed, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +17,7 @@ from anabranch.export.onnx import write_onnx
 from anabranch.export.openvino import write_openvino
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import Net
+from anabranch.nets.store import tensors_sha256
 
 FORMATS = ("openvino", "onnx")
 STORED = ("f32", "f16")
@@ -49,19 +49,13 @@ def write_graphs(
     return {name: {"f32": files[name]} for name in formats}
 
 
-def tensors_sha256(net: torch.nn.Module) -> str:
-    """The hash of every learned tensor: name, type, shape and little-endian values, in the order of the names.
+def weights_sha256(net: torch.nn.Module) -> str:
+    """The hash of every learned tensor: it says whether two nets are the same whatever file they came from.
 
-    It says whether two nets are the same whatever file they came from. Batch norm's count of batches is left out: no
-    answer depends on it and some publishers drop it.
+    Batch norm's count of batches is left out: no answer depends on it, and some publishers drop it.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        if name.endswith("num_batches_tracked"):
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
-    return digest.hexdigest()
+    state = net.state_dict()
+    return tensors_sha256({name: state[name] for name in state if not name.endswith("num_batches_tracked")})
 
 
 def _known(formats: Iterable[str]) -> tuple[str, ...]:

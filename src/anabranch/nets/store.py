@@ -21,7 +21,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     """Write beside `path` and move into place: a crash leaves the old file or the new one, never half of one."""
     safetensors = need("safetensors.torch", extra="torch")
     packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    note = json.dumps({**about, "sha256": _digest(packed)})
+    note = json.dumps({**about, "sha256": tensors_sha256(packed)})
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         safetensors.save_file(packed, partial, metadata={_KEY: note})
@@ -50,14 +50,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         wanted = about.pop("sha256")
     except (ValueError, KeyError, AttributeError):
         raise CheckpointError(f"{path}: what it says of its tensors is damaged; take another copy") from None
-    if _digest(tensors) != wanted:
+    if tensors_sha256(tensors) != wanted:
         raise CheckpointError(f"{path}: its tensors do not match their hash; the file is damaged, take another copy")
     return tensors, about
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """The hash of name, type, shape and little-endian values of each tensor, in the order of the names."""
     total = hashlib.sha256()
-    for name in sorted(tensors):
-        total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
-        total.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
