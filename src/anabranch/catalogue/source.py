@@ -34,7 +34,9 @@ def read(folder: Path = FOLDER) -> Index:
         for alias, canonical in _checked(path, dict[str, str], table.pop("architectures", {})).items():
             _want(path, alias not in architectures, f"{alias!r} already stands for {architectures.get(alias)!r}")
             architectures[alias] = canonical
-        rows = [{**row, "publisher": publisher} for row in _checked(path, list[dict[str, Any]], table.pop("weights"))]
+        rows = [
+            {**row, "publisher": publisher} for row in _checked(path, list[dict[str, Any]], table.pop("weights", []))
+        ]
         found = _checked(path, list[Weights], rows)
         _want(path, not table, f"there are no tables called {', '.join(table)}; there are architectures and weights")
         for entry in found:

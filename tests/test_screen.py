@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from anabranch.screen import Column, table, wrapped
+
+COLUMNS = [Column("name"), Column("params", right=True), Column("by")]
+ROWS = [("resnet50", "25.56", "torchvision"), ("senet", "115.09", "")]
+
+
+def test_names_stand_left_and_numbers_right() -> None:
+    assert table(COLUMNS, ROWS) == [
+        "name      params  by",
+        "resnet50   25.56  torchvision",
+        "senet     115.09",
+    ]
+
+
+def test_a_narrow_screen_cuts_the_last_column_with_an_ellipsis() -> None:
+    assert table(COLUMNS, ROWS, width=27)[1] == "resnet50   25.56  torchvis\N{HORIZONTAL ELLIPSIS}"
+    assert all(len(line) <= 27 for line in table(COLUMNS, ROWS, width=27))
+
+
+def test_behind_a_pipe_nothing_is_cut() -> None:
+    assert table(COLUMNS, [("a" * 200, "1", "b" * 200)])[1].endswith("b" * 200)
+
+
+def test_long_text_goes_on_under_its_first_word() -> None:
+    assert wrapped("block", "one two three four", width=20, label_width=6) == ["  block one two", "        three four"]
+    assert wrapped("block", "one two three four", width=None, label_width=6) == ["  block one two three four"]
