@@ -16,7 +16,6 @@ Error                     the root: `except anabranch.Error` catches all of thes
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable
 from types import ModuleType
@@ -74,6 +73,8 @@ class ExportError(Error):
 
 def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
     """The `count` known names most like `name`, best first, whatever their case."""
+    import difflib  # nobody waits for it who spells well
+
     spelled = {candidate.lower(): candidate for candidate in known}
     found = difflib.get_close_matches(name.lower(), spelled, n=count, cutoff=0.0)
     return [spelled[candidate] for candidate in found]

@@ -22,7 +22,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     safetensors = need("safetensors.torch", extra="torch")
     packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     note = json.dumps({**about, "sha256": tensors_sha256(packed)})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.part")
     try:
         safetensors.save_file(packed, partial, metadata={_KEY: note})
         with partial.open("rb") as file:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anabranch.card import Card
 from anabranch.engines import onnxruntime
 from anabranch.errors import ArtefactError
 from anabranch.runtimes.predictor import check_graph
+
+if TYPE_CHECKING:  # half as long to import as numpy itself
+    from numpy.typing import NDArray
 
 _ERRORS_ONLY = 3  # of its five levels of talk
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anabranch.card import Card
 from anabranch.engines import openvino
 from anabranch.errors import ArtefactError, UsageError
 from anabranch.runtimes.predictor import check_graph
+
+if TYPE_CHECKING:  # half as long to import as numpy itself
+    from numpy.typing import NDArray
 
 _CAPABILITY = {"f32": "FP32", "bf16": "BF16"}
 

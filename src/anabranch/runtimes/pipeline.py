@@ -13,13 +13,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anabranch.errors import Error, UsageError
 from anabranch.runtimes.predictor import Predictor, softmax
+
+if TYPE_CHECKING:  # half as long to import as numpy itself
+    from numpy.typing import NDArray
 
 Source = Path | tuple[str, bytes]  # a file, or a name and what a file would hold
 

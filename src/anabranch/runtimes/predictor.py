@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anabranch.card import Card
 from anabranch.errors import ArtefactError
+
+if TYPE_CHECKING:  # half as long to import as numpy itself
+    from numpy.typing import NDArray
 
 
 class Predictor(Protocol):

@@ -20,6 +20,8 @@ class Team:
         self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
 
     def __enter__(self) -> Team:
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         if self.processes > 1:
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         return self
@@ -38,7 +40,8 @@ class Team:
         return DistributedDataParallel(net) if self.processes > 1 else net
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of `values` over the team."""
+        """The sum of `values` over the team, on the processor."""
         if self.processes > 1:
+            values = values.to(self.device)  # nccl adds on GPUs alone
             dist.all_reduce(values)
-        return values
+        return values.cpu()
