@@ -132,7 +132,7 @@ def test_the_command_line_imports_a_verbs_parts_when_the_verb_is_called() -> Non
 
 def test_listing_the_zoo_loads_no_library_but_click() -> None:
     bare = loaded_by("os")
-    loaded = loaded_by("anabranch", "anabranch.cli", "anabranch.catalogue.screens")
+    loaded = loaded_by("anabranch", "anabranch.cli", "anabranch.verbs.zoo")
     assert loaded - bare - set(sys.stdlib_module_names) - {"anabranch"} == {"click"}
 
 

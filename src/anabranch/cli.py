@@ -66,9 +66,9 @@ def list_(pattern: str | None, sort: str, json: bool) -> None:
 
     PATTERN is part of a name, or a wildcard such as '*_vd_*'. Every zoo's names count.
     """
-    from anabranch.catalogue import screens
+    from anabranch.verbs import zoo
 
-    screens.print_list(pattern, sort=sort, json=json)
+    zoo.print_list(pattern, sort=sort, json=json)
 
 
 @app.command()
@@ -79,9 +79,9 @@ def show(name: str, json: bool) -> None:
 
     NAME is any zoo's name of an architecture or of weights, its case as printed.
     """
-    from anabranch.catalogue import screens
+    from anabranch.verbs import zoo
 
-    screens.print_show(name, json=json)
+    zoo.print_show(name, json=json)
 
 
 @app.command()
