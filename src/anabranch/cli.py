@@ -111,7 +111,7 @@ def classify(
     if json and csv_file is not None:
         raise UsageError("--json and --csv are two forms of one answer; give one of them")
     predictor = open_named(model, engine=engine, precision=precision, threads=threads)
-    return classify.run(predictor, images, top=top, json=json, csv_file=csv_file, engine=f"{engine} {precision}")
+    return classify.run(predictor, images, top=top, json=json, csv_file=csv_file)
 
 
 @app.command()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TextIO
 
@@ -22,7 +20,11 @@ def print_json(value: Any) -> None:
 
 def width_of(stream: TextIO) -> int | None:
     """Characters in a line of a terminal; none behind a pipe, where nothing is cut."""
-    return shutil.get_terminal_size().columns if stream.isatty() else None
+    if not stream.isatty():
+        return None
+    import shutil  # with its compressors it is a tenth of what `list` takes
+
+    return shutil.get_terminal_size().columns
 
 
 def bold(text: str, stream: TextIO | None = None) -> str:
@@ -54,6 +56,8 @@ def wrapped(label: str, text: str, *, width: int | None, label_width: int = 10) 
     lead = f"  {label:<{label_width}}"
     if width is None:
         return [lead + text]
+    import textwrap
+
     return textwrap.wrap(
         text,
         width,

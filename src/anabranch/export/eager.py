@@ -16,6 +16,7 @@ class EagerPredictor:
 
     def __init__(self, net: Net, card: Card):
         self.card = card
+        self.engine = "torch f32"
         self._device = next(net.parameters()).device
         self._graph = PixelsToLogits(net, card.preprocess).to(self._device)
         self._net = net

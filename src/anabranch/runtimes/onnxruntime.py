@@ -24,6 +24,7 @@ class OnnxRuntimePredictor:
     def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None):
         assert precision == "f32"
         self.card = card
+        self.engine = f"onnxruntime {precision}"
         path = next(path for name, path in files.items() if name.endswith(".onnx"))
         ort = onnxruntime()
         options = ort.SessionOptions()

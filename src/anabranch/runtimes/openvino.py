@@ -24,6 +24,7 @@ class OpenVinoPredictor:
 
     def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None):
         self.card = card
+        self.engine = f"openvino {precision}"
         xml = next(path for name, path in files.items() if name.endswith(".xml"))
         core = openvino().Core()
         offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -19,6 +19,10 @@ class Predictor(Protocol):
     @property
     def card(self) -> Card: ...
 
+    @property
+    def engine(self) -> str:
+        """What computes, and in which precision: "openvino f32"."""
+
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, S, S, 3) RGB -> (N, K) logits. Any N; safe from several threads. Raises UsageError."""
         ...

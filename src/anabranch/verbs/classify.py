@@ -21,7 +21,7 @@ from anabranch.verbs.progress import progress_bar
 _MANY = 20  # pictures from which on a progress bar is worth its room
 
 
-def run(predictor: Predictor, images: Sequence[str], *, top: int, json: bool, csv_file: str | None, engine: str) -> int:
+def run(predictor: Predictor, images: Sequence[str], *, top: int, json: bool, csv_file: str | None) -> int:
     """Print the answers for `images` and return the exit status: 1 where a picture could not be read."""
     sources = _sources(images)
     started = perf_counter()
@@ -33,7 +33,7 @@ def run(predictor: Predictor, images: Sequence[str], *, top: int, json: bool, cs
     else:
         tally = _print_blocks(answers)
     if not json and csv_file != "-":
-        print(_summary(tally, perf_counter() - started, engine, predictor))
+        print(_summary(tally, perf_counter() - started, predictor))
     return 1 if tally.unreadable else 0
 
 
@@ -135,7 +135,7 @@ def _whole(path: str) -> Iterator[TextIO]:
         partial.unlink(missing_ok=True)
 
 
-def _summary(tally: _Tally, seconds: float, engine: str, predictor: Predictor) -> str:
+def _summary(tally: _Tally, seconds: float, predictor: Predictor) -> str:
     def ms(total: float) -> str:
         return f"{total / max(1, tally.readable):.1f} ms"
 
@@ -143,7 +143,7 @@ def _summary(tally: _Tally, seconds: float, engine: str, predictor: Predictor) -
     unreadable = f", {tally.unreadable} unreadable" if tally.unreadable else ""
     return (
         f"{pictures}{unreadable} in {1000 * seconds:.0f} ms; a picture takes {ms(tally.decode_ms)} to decode and "
-        f"{ms(tally.infer_ms)} to classify ({predictor.card.weights.name} on {engine})"
+        f"{ms(tally.infer_ms)} to classify ({predictor.card.weights.name} on {predictor.engine})"
     )
 
 

@@ -39,7 +39,8 @@ def run(
 
 def _print_score(score: Score, predictor: Predictor) -> None:
     low, high = score.top1_interval
-    print(f"{predictor.card.weights.name} on {score.num_pictures} pictures, classes matched by {score.matched_by}")
+    name, pictures = predictor.card.weights.name, f"{score.num_pictures} pictures"
+    print(f"{name} on {pictures} by {predictor.engine}, classes matched by {score.matched_by}")
     print(f"  top-1  {score.top1:6.2f} %   95 % interval {low:.2f} to {high:.2f}")
     print(f"  top-5  {score.top5:6.2f} %")
     print(f"  {score.num_pictures / score.seconds:.0f} pictures/s, decoding included")
@@ -48,6 +49,8 @@ def _print_score(score: Score, predictor: Predictor) -> None:
 def _as_json(score: Score, predictor: Predictor, data: str) -> dict[str, object]:
     return {
         "model": predictor.card.weights.name,
+        "weights_sha256": predictor.card.weights.sha256,
+        "engine": predictor.engine,
         "data": data,
         "pictures": score.num_pictures,
         "top1": round(score.top1, 4),
