@@ -14,8 +14,9 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --constraint const
 demo: $(DEMO)/ready
 	$(DEMO)/bin/anabranch classify src/anabranch/builtin/samples
 
+# one process for each core, of one thread each
 test: $(DEV)/ready
-	$(DEV)/bin/python -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n auto --cov --cov-report=term
 
 check: $(DEV)/ready
 	$(DEV)/bin/ruff format --check .
