@@ -1,8 +1,8 @@
 # make demo    classify the sample photos with the built-in model (no torch)
 # make test    every test, with a coverage figure
-# make check   format, lint, types
+# make check   format, lint, types, floors
 # make docs    renew the generated tables
-# make builtin train the built-in model anew and export it
+# make builtin train the built-in model, or go on with it, and export it
 
 PYTHON ?= python3
 DEMO := .venv-demo
@@ -22,6 +22,7 @@ check: $(DEV)/ready
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/mypy
+	$(DEV)/bin/python -m pytest -q tests/test_floors.py
 
 format: $(DEV)/ready
 	$(DEV)/bin/ruff format .

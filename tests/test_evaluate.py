@@ -86,6 +86,11 @@ def test_as_many_classes_of_other_names_are_matched_by_position() -> None:
     assert match_classes(data, ("tench", "goldfish")) == ([0, 1], "position")
 
 
+def test_names_that_the_model_knows_in_part_are_an_error_and_not_matched_by_position() -> None:
+    with pytest.raises(DatasetError, match="does not know 'T-shirt_top'"):
+        match_classes(Set([0], [1], class_names=("T-shirt_top", "coat")), ("coat", "T-shirt/top"))
+
+
 def test_classes_that_the_model_cannot_answer_are_an_error() -> None:
     with pytest.raises(DatasetError, match="has 2 classes and the model 10 \\(it does not know 'cat', for one\\)"):
         match_classes(Set([0], [1], class_names=("cat", "dog")), TEN)

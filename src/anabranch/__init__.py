@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from anabranch.arch import ARCHITECTURES, Arch, Quirk, arch
-from anabranch.errors import Error
+from anabranch.errors import Error, need
 from anabranch.version import VERSION as __version__
 
 if TYPE_CHECKING:
@@ -27,4 +27,6 @@ __all__ = ["ARCHITECTURES", "Arch", "Error", "Quirk", "__version__", "arch", "bu
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'anabranch' has no attribute {name!r}")
+    if _LAZY[name].startswith("anabranch.nets."):
+        need("torch", extra="torch")
     return getattr(importlib.import_module(_LAZY[name]), name)

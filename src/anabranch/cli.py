@@ -7,6 +7,7 @@ typer validates each argument through pydantic, which alone takes longer than `l
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -39,11 +40,17 @@ def app() -> None:
 
 def main() -> None:
     """Entry point. Exit status 0; 1: it failed; 2: it was asked wrongly; 130: interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
     try:
         sys.exit(app(standalone_mode=False))
     except Error as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except OSError as error:  # a full disk, a path that may not be read or written
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -149,7 +156,7 @@ def evaluate(
 @click.option("--out", metavar="DIR", help="Folder of the run.  [default: runs/NAME]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
 @click.option("--smoke", is_flag=True, help="The recipe's own short run: does it work at all?")
-@click.option("--resume", is_flag=True, help="Go on where the run stopped, to the same weights, bit for bit.")
+@click.option("--resume", is_flag=True, help="Go on where the run stopped, to the same weights.")
 @json_option
 def train(recipe: str, out: str | None, overrides: tuple[str, ...], smoke: bool, resume: bool, json: bool) -> int:
     """Train as RECIPE says, a TOML file. On several devices: torchrun --nproc-per-node N -m anabranch train RECIPE."""

@@ -83,13 +83,14 @@ def evaluate(
 def match_classes(data: Labelled, labels: tuple[str, ...]) -> tuple[list[int], Literal["name", "position"]]:
     """For each class of the set, the model's index of it: by name where the model knows every name, else by position.
 
-    Raises DatasetError where the set has classes that the model cannot answer.
+    Raises DatasetError where the set has classes that the model cannot answer, or where it knows only some names.
     """
     names = data.class_names
     if names is not None and set(names) <= set(labels) and len(set(labels)) == len(labels):
         return [labels.index(name) for name in names], "name"
     largest = int(data.labels.max(initial=-1))
-    if (names is not None and len(names) != len(labels)) or largest >= len(labels):
+    partly = names is not None and not set(names).isdisjoint(labels)  # then position would mean another class
+    if partly or (names is not None and len(names) != len(labels)) or largest >= len(labels):
         classes = len(names) if names is not None else largest + 1
         unknown = next(_unknown(names or (), labels), None)
         told = f" (it does not know {unknown!r}, for one)" if unknown else ""

@@ -57,7 +57,8 @@ def _version(name: str) -> str | None:
 def _commit() -> str | None:
     """Of the checkout that this code runs from, with + where it has been changed; None for an installed package."""
     git = ["git", "-C", str(Path(__file__).parent)]
-    try:
+    try:  # an installed package may lie in somebody else's checkout
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

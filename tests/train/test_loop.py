@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,10 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from PIL import Image
 
-from anabranch.errors import CheckpointError, DatasetError, RecipeError
+from anabranch.errors import CheckpointError, DatasetError, ImageError, RecipeError
 from anabranch.images.labelled import open_labelled
 from anabranch.nets.load import load_trained
 from anabranch.nets.store import read_tensors
@@ -52,10 +56,9 @@ def _run(recipe: Path, folder: Path, *, processes: int) -> subprocess.Popen[byte
     with folder.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(
             command,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that all its processes can be killed at once
         )
 
 
@@ -80,13 +83,26 @@ def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_bits(tiny: Path, t
             time.sleep(0.005)
         time.sleep(draw.uniform(0, 0.3))
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill(process.pid)
             num_killed += 1
         process.wait()
     assert num_killed >= 1, "the run ended before it could be killed; make it longer"
     assert _run(tiny, often, processes=processes).wait() == 0, often.with_suffix(".log").read_text()
     assert _tensors(alone / "model.safetensors") == _tensors(often / "model.safetensors")
     assert sorted(path.name for path in often.iterdir()) == sorted(path.name for path in alone.iterdir())
+
+
+def _kill(pid: int) -> None:
+    """SIGKILL a process and all that it started, which torchrun puts into sessions of their own."""
+    family, parents = {pid}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it may be gone by now
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    for each in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
 
 
 def _written(path: Path) -> int:
@@ -140,8 +156,71 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tiny: Path, tmp_path: Path
 
 def test_a_run_does_not_go_on_with_another_recipe(tiny: Path, tmp_path: Path) -> None:
     train(read_recipe(tiny, smoke=True), tmp_path / "run")
-    with pytest.raises(RecipeError, match=r"another recipe \(changed: optimise\)"):
+    with pytest.raises(RecipeError, match=r"optimise\.lr was 0\.05, is 0\.1"):
         train(read_recipe(tiny, smoke=True, overrides=["optimise.lr=0.1"]), tmp_path / "run", resume=True)
+
+
+def test_a_run_does_not_go_on_with_other_pictures(tiny: Path, tmp_path: Path) -> None:
+    train(read_recipe(tiny, smoke=True), tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"data\.test was .*training and test pictures was \[70, 30\], is \[70, 70\]"):
+        train(read_recipe(tiny, smoke=True, overrides=["data.test.split=train"]), tmp_path / "run", resume=True)
+
+
+def test_what_changes_no_weight_may_change_between_sittings(tiny: Path, tmp_path: Path) -> None:
+    whole = train(read_recipe(tiny, smoke=True), tmp_path / "run")
+    before = _tensors(whole)
+    whole.unlink()
+    free = ["run.workers=1", "run.checkpoint_steps=1", "run.test_pictures=5", "expect=else"]
+    train(read_recipe(tiny, smoke=True, overrides=free), tmp_path / "run", resume=True)
+    assert _tensors(whole) == before
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run/.lock"), pytest.raises(RecipeError, match="another process trains here"):
+        train(read_recipe(tiny, smoke=True), tmp_path / "run")
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(RecipeError, match="run: this is a file"):
+        train(read_recipe(tiny, smoke=True), tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"the loss is no longer a number; lower optimise\.lr"):
+        train(read_recipe(tiny, overrides=["optimise.lr=1e30"]), tmp_path / "run")
+    assert not (tmp_path / "run/model.safetensors").exists()
+
+
+def test_more_test_pictures_than_there_are_means_all_of_them(tiny: Path, tmp_path: Path) -> None:
+    train(read_recipe(tiny, smoke=True, overrides=["run.test_pictures=31"]), tmp_path / "run")
+    assert json.loads((tmp_path / "run/history.jsonl").read_text())["pictures"] == 30
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_read_is_named_in_one_line(tiny: Path, tmp_path: Path, workers: int) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("left", "right"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(tmp_path / f"set/{name}/{i}.png")
+    (tmp_path / "set/left/3.png").write_bytes(b"no picture")
+    sets = [f"data.{part}={{path='{tmp_path / 'set'}'}}" for part in ("train", "test")]
+    recipe = read_recipe(tiny, overrides=[*sets, f"run.workers={workers}"])
+    with pytest.raises(ImageError) as caught:
+        train(recipe, tmp_path / "run")
+    assert "3.png: not a picture" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_the_recipe_that_are_not_the_sets_own_are_refused(tiny: Path, tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("RGB", (12, 12)).save(tmp_path / f"set/{name}/0.png")
+    sets = [f"data.{part}={{path='{tmp_path / 'set'}'}}" for part in ("train", "test")]
+    with pytest.raises(DatasetError, match=r"data\.class_names: its classes bee, ant are not those of"):
+        train(read_recipe(tiny, overrides=[*sets, 'data.class_names=["bee", "ant"]']), tmp_path / "run")
 
 
 def test_a_damaged_checkpoint_is_refused(tiny: Path, tmp_path: Path) -> None:

@@ -24,6 +24,12 @@ def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
     assert rate(RECIPE.model_copy(update={"warmup_epochs": 0.0}), 0, 5) == 0.4
 
 
+def test_a_fraction_of_a_step_of_warm_up_does_not_overshoot() -> None:
+    for warmup in (0.1, 0.25, 0.3):
+        recipe = RECIPE.model_copy(update={"warmup_epochs": warmup})
+        assert max(rate(recipe, step, 10) for step in range(100)) <= 0.4
+
+
 def test_norms_and_biases_do_not_decay_unless_asked() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     decayed, free = sgd(net, RECIPE).param_groups

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,22 @@ def test_csv_has_one_row_for_each_picture(anabranch, packed, photos, tmp_path) -
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["out.csv"]
 
 
+def test_csv_leaves_what_it_may_not_replace(anabranch, packed, photos, tmp_path) -> None:
+    (tmp_path / "real.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    assert anabranch("classify", photos, "-m", packed.folder, "--csv", tmp_path / "link.csv").status == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert len((tmp_path / "real.csv").read_text().splitlines()) == 4
+    assert anabranch("classify", photos, "-m", packed.folder, "--csv", "/dev/null").status == 0
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_name_that_is_no_text_is_written_with_backslashes(anabranch, packed, photos, tmp_path) -> None:
+    (photos / "a.png").rename(os.fsdecode(os.fsencode(photos) + b"/\xff.png"))
+    assert anabranch("classify", photos, "-m", packed.folder, "--csv", tmp_path / "out.csv").status == 0
+    assert "\\udcff.png" in (tmp_path / "out.csv").read_text(encoding="utf-8")
+
+
 def test_csv_to_standard_output_is_nothing_but_csv(anabranch, packed, photos) -> None:
     done = anabranch("classify", photos, "-m", packed.folder, "--csv", "-", "--top", 9)
     rows = list(csv.reader(io.StringIO(done.out)))
@@ -101,6 +118,20 @@ def test_a_picture_on_standard_input_is_answered(packed, photos) -> None:
     (answer,) = json.loads(done.stdout)
     assert answer["picture"] == "standard input"
     assert answer["guesses"][0]["probability"] == pytest.approx(expected(packed.net, photos / "a.png").max(), abs=2e-5)
+
+
+def test_a_path_that_the_system_refuses_is_one_line(anabranch, packed) -> None:
+    done = anabranch("classify", "x" * 300, "-m", packed.folder)
+    assert done.status in (1, 2)
+    assert len(done.err.splitlines()) == 1
+
+
+def test_standard_input_without_end_is_refused_in_bounded_memory(packed) -> None:
+    command = [sys.executable, "-m", "anabranch", "classify", "-", "-m", str(packed.folder)]
+    with Path("/dev/zero").open("rb") as endless:
+        done = subprocess.run(command, stdin=endless, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: standard input: more than 80,000,000 bytes")
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
@@ -127,6 +158,9 @@ def test_both_engines_answer_alike(anabranch, packed, photos, engine) -> None:
         ),
         (["-m", "nowhere.safetensors", "PHOTO"], "nowhere.safetensors: no such file or folder"),
         (["--csv", "no/such/folder/x.csv", "PHOTO"], "no/such/folder/x.csv: cannot be written"),
+        (["--csv", f"{__file__}/x.csv", "PHOTO"], "x.csv: cannot be written"),
+        (["-m", "resnext50_32x4d.fb_swsl_ig1b_ft_in1k", "PHOTO"], "this version fetches no weights"),
+        ([""], "one of the paths is empty"),
     ],
 )
 def test_what_was_asked_wrongly_is_one_line_and_status_2(anabranch, packed, photos, arguments, message) -> None:

@@ -69,7 +69,7 @@ def test_a_recorded_score_names_model_engine_and_machine(anabranch, packed, clas
 def test_the_shipped_model_scores_what_the_results_say_of_it(anabranch) -> None:
     said = json.loads(anabranch("evaluate", DATASET, "--split", "test", "--json").out)
     lines = [json.loads(line) for line in (ROOT / "results/accuracy.jsonl").read_text().splitlines()]
-    (recorded,) = [line for line in lines if line["weights_sha256"] == said["weights_sha256"]]
+    recorded = [line for line in lines if line["weights_sha256"] == said["weights_sha256"]][-1]
     assert said["pictures"] == recorded["pictures"] == 10_000
     # engines of other processors round otherwise, which may turn a handful of close calls
     assert said["top1"] == pytest.approx(recorded["top1"], abs=0.05)

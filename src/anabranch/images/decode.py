@@ -129,14 +129,14 @@ def _read(path: Path, name: str) -> bytes:
         raise ImageError(f"{name}: this is a folder, not a picture") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise ImageError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise ImageError(f"{name}: more than {MAX_FILE_BYTES:,} bytes, too large for a picture; scale it down first")
     return data
 
 
 def _form(data: bytes, name: str) -> str:
     if not data:
         raise ImageError(f"{name}: the file is empty")
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"{name}: more than {MAX_FILE_BYTES:,} bytes, too large for a picture; scale it down first")
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     for signature, form in _SIGNATURES:

@@ -67,7 +67,13 @@ def answer(
     for name, value in (("top", top), ("batch", batch), ("workers", workers)):
         if value is not None and value < 1:
             raise UsageError(f"{name} = {value} does not fit: at least 1 is wanted")
-    return _answers(predictor, pictures, top=top, batch=batch, workers=workers or os.cpu_count() or 1)
+    return _answers(predictor, pictures, top=top, batch=batch, workers=workers or _usable_cores())
+
+
+def _usable_cores() -> int:
+    """Those that this process may run on, which in a container are fewer than the machine has; at most 8 decode."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, usable)
 
 
 class _Read(NamedTuple):

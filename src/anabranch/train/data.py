@@ -7,18 +7,57 @@ workers or processes, and a run that goes on half-way through an epoch meets the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from anabranch.images.labelled import Labelled
+from anabranch.errors import DatasetError, Error
+from anabranch.images.labelled import Labelled, open_labelled
 from anabranch.images.preprocess import Preprocess
-from anabranch.train.recipe import Augment
+from anabranch.train.recipe import Augment, Data, Source
+
+
+class Sets(NamedTuple):
+    """What a run learns from and what it is tested on, both in the classes of `class_names`."""
+
+    shown: Labelled
+    tested: Labelled
+    class_names: tuple[str, ...]
+
+
+def open_sets(data: Data) -> Sets:
+    """Raises DatasetError where the two sets, or the recipe's names and a set's own, do not fit together."""
+    shown, tested = _open(data.train), _open(data.test)
+    for other, path in ((tested.class_names, data.test.path), (data.class_names, "data.class_names")):
+        if None not in (shown.class_names, other) and shown.class_names != other:
+            raise DatasetError(
+                f"{path}: its classes {_some(other)} are not those of {data.train.path}, {_some(shown.class_names)}"
+            )
+    names = shown.class_names or tested.class_names or data.class_names
+    if names is None:
+        raise DatasetError(f"{data.train.path}: its classes have no names; give data.class_names in the recipe")
+    for labelled, path in ((shown, data.train.path), (tested, data.test.path)):
+        if len(labelled) == 0:
+            raise DatasetError(f"{path}: holds no pictures")
+        if (largest := int(labelled.labels.max())) >= len(names):
+            raise DatasetError(f"{path}: holds label {largest}, but there are {len(names)} class names")
+    return Sets(shown, tested, tuple(names))
+
+
+def _open(source: Source) -> Labelled:
+    return open_labelled(Path(source.path), split=source.split, labels=Path(source.labels) if source.labels else None)
+
+
+def _some(names: tuple[str, ...] | None) -> str:
+    assert names is not None
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
@@ -74,9 +113,33 @@ class Crops(Dataset[tuple[Tensor, int]]):
 def batches(
     crops: Crops, indices: NDArray[np.int64], batch: int, *, first: int, rank: int, processes: int, workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's share of each batch of `indices` from batch `first` on: (n, S, S, 3) uint8 and (n,) int64."""
+    """This process's share of each batch of `indices` from batch `first` on: (n, S, S, 3) uint8 and (n,) int64.
+
+    Raises ImageError for a picture that cannot be read, in a worker's stead too.
+    """
     starts = range(first * batch, len(indices), batch)
     shares = [indices[start : start + batch][rank::processes].tolist() for start in starts]
     shares = [share for share in shares if share]
-    loader = DataLoader(crops, batch_sampler=shares, num_workers=workers)
-    yield from loader
+    told: Iterable[Any] = DataLoader(_Told(crops), batch_sampler=shares, num_workers=workers, collate_fn=_gathered)
+    for each in told:
+        if isinstance(each, Error):
+            raise each
+        yield each
+
+
+class _Told(Dataset[tuple[Tensor, int] | Error]):
+    """The same pictures, an error among them as a value: raised in a worker it would arrive as a traceback's text."""
+
+    def __init__(self, crops: Crops):
+        self.crops = crops
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | Error:
+        try:
+            return self.crops[index]
+        except Error as met:
+            return met
+
+
+def _gathered(items: list[tuple[Tensor, int] | Error]) -> list[Tensor] | Error:
+    met = next((item for item in items if isinstance(item, Error)), None)
+    return default_collate(items) if met is None else met

@@ -7,6 +7,7 @@ epoch) and, once done, `model.safetensors`: the last epoch's mean, whatever its 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,15 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anabranch.errors import DatasetError, RecipeError
-from anabranch.images.labelled import Labelled, open_labelled
+from anabranch.errors import RecipeError
+from anabranch.images.labelled import Labelled
 from anabranch.nets.load import Trained, save_trained
 from anabranch.nets.net import Net, build
 from anabranch.train import checkpoint
 from anabranch.train.augment import Batch, mixed
-from anabranch.train.data import Crops, batches, order
+from anabranch.train.data import Crops, batches, open_sets, order
 from anabranch.train.optimise import Ema, rate, sgd
-from anabranch.train.recipe import Augment, Recipe, Source
+from anabranch.train.recipe import Augment, Recipe
 from anabranch.train.team import Team
 
 Report = Callable[[Mapping[str, Any]], None]  # called after every step and every epoch, by the leading process alone
@@ -35,9 +36,10 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, report: Report 
     """Run the recipe and return the path of the trained checkpoint.
 
     `report` is told {"step", "steps", "loss", "lr", "pictures_per_s"} after each step and the line of `history.jsonl`
-    after each epoch. Raises RecipeError, DatasetError, CheckpointError.
+    after each epoch. Raises RecipeError (a loss that is no longer a number among them), DatasetError, ImageError,
+    CheckpointError.
     """
-    with Team() as team:
+    with Team() as team, team.alone_in(folder):
         return _train(recipe, folder, team, resume=resume, report=report)
 
 
@@ -49,20 +51,10 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
 
     # ---- data --------------------------------------------------------------------------------------------------
     preprocess = recipe.input.preprocess()
-    shown, tested = _open(recipe.data.train), _open(recipe.data.test)
-    names = _class_names(recipe, shown, tested)
+    shown, tested, names = open_sets(recipe.data)
     crops = Crops(shown, preprocess, recipe.augment, seed=recipe.run.seed)
-    steps_per_epoch = wanted.steps_per_epoch or len(shown) // wanted.batch
-    if steps_per_epoch * wanted.batch > len(shown):
-        raise RecipeError(
-            f"optimise.steps_per_epoch = {steps_per_epoch} does not fit: {steps_per_epoch} batches of {wanted.batch} "
-            f"are more than the {len(shown)} training pictures"
-        )
-    if steps_per_epoch == 0 or wanted.batch % team.processes:
-        raise RecipeError(
-            f"optimise.batch = {wanted.batch} does not fit: it must be at most the {len(shown)} training pictures "
-            f"and a multiple of the {team.processes} processes"
-        )
+    steps_per_epoch = _steps_per_epoch(recipe, len(shown), team.processes)
+    fixed = checkpoint.Fixed(recipe, team.processes, names, (len(shown), len(tested)))
 
     # ---- net, optimiser, running mean --------------------------------------------------------------------------
     torch.manual_seed(recipe.run.seed)
@@ -74,9 +66,8 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
     to_input = Batch(recipe.augment, preprocess).to(team.device)
     progress = checkpoint.Progress()
     if last.exists():
-        progress = checkpoint.restore(last, recipe, team.processes, net, optimiser, mean)
+        progress = checkpoint.restore(last, fixed, net, optimiser, mean)
     if team.leads:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
 
     # ---- epochs ------------------------------------------------------------------------------------------------
@@ -109,6 +100,11 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
             mean.update(net, progress.step)
 
             counted = team.total(torch.tensor([loss * len(labels), len(labels)], dtype=torch.float64))
+            if not math.isfinite(counted[0].item()):
+                raise RecipeError(
+                    f"step {progress.step}: the loss is no longer a number; lower optimise.lr = {wanted.lr}, "
+                    "or warm up longer"
+                )
             progress.loss_sum += counted[0].item()
             progress.seen += int(counted[1].item())
             progress.seconds = time.monotonic() - started
@@ -117,19 +113,19 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
                 told = {"step": progress.step, "steps": steps, "lr": lr, "pictures_per_s": pace}
                 report(told | {"loss": progress.loss_sum / progress.seen})
                 if progress.step % recipe.run.checkpoint_steps == 0 and progress.step % steps_per_epoch:
-                    checkpoint.save(last, recipe, team.processes, progress, net, optimiser, mean)
+                    checkpoint.save(last, fixed, progress, net, optimiser, mean)
 
         line = {
             "epoch": epoch + 1,
             "loss": progress.loss_sum / progress.seen,
             "lr": lr,
-            **_test(recipe, tested, mean, net, team),
+            **_judged(recipe, tested, mean, net, team),
         }
         progress.history.append(line | {"seconds": round(progress.seconds, 1)})
         progress.loss_sum, progress.seen = 0.0, 0
         if team.leads:
-            checkpoint.save(last, recipe, team.processes, progress, net, optimiser, mean)
-            (folder / "history.jsonl").write_text("".join(json.dumps(done) + "\n" for done in progress.history))
+            checkpoint.save(last, fixed, progress, net, optimiser, mean)
+            _write_history(folder, progress)
             report(progress.history[-1])
 
     # ---- the result --------------------------------------------------------------------------------------------
@@ -137,6 +133,7 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
     if team.leads:
         trained = Trained(net=net, name=recipe.name, licence=recipe.licence, class_names=names, preprocess=preprocess)
         save_trained(result, trained, mean.state)
+        _write_history(folder, progress)
     return result
 
 
@@ -158,41 +155,44 @@ def _step(
 
 
 @torch.inference_mode()
-def _test(recipe: Recipe, tested: Labelled, mean: Ema, net: Net, team: Team) -> dict[str, float]:
+def _judged(recipe: Recipe, tested: Labelled, mean: Ema, net: Net, team: Team) -> dict[str, float]:
     """Top-1 of the running mean on the test pictures, in percent. Each picture is counted once."""
+    team.share(mean.state)  # each process has norms' statistics of its own
     judged = build(net.arch, num_classes=net.num_classes).to(team.device)
     judged.load_state_dict(mean.state)
     judged.eval()
     crops = Crops(tested, recipe.input.preprocess(), None)
     to_input = Batch(Augment(), crops.preprocess).to(team.device).eval()
-    indices = np.arange(recipe.run.test_pictures or len(tested))
+    indices = order(0, 0, len(tested))[: recipe.run.test_pictures]
     todo = batches(crops, indices, 256, first=0, rank=team.rank, processes=team.processes, workers=recipe.run.workers)
     counted = torch.zeros(2, dtype=torch.float64)
     for pixels, labels in todo:
         answers = judged(to_input(pixels.to(team.device))).argmax(1).cpu()
         counted += torch.tensor([(answers == labels).sum().item(), len(labels)], dtype=torch.float64)
     right, seen = team.total(counted).tolist()
-    return {"top1": 100 * right / seen, "pictures": seen}
+    return {"top1": 100 * right / seen, "pictures": int(seen)}
 
 
-def _open(source: Source) -> Labelled:
-    return open_labelled(Path(source.path), split=source.split, labels=Path(source.labels) if source.labels else None)
-
-
-def _class_names(recipe: Recipe, shown: Labelled, tested: Labelled) -> tuple[str, ...]:
-    """The recipe's names, or the set's own. Raises DatasetError where labels and names do not fit."""
-    names = recipe.data.class_names or shown.class_names
-    if names is None:
-        raise DatasetError(f"{recipe.data.train.path}: its classes have no names; give data.class_names in the recipe")
-    if tested.class_names is not None and shown.class_names is not None and tested.class_names != shown.class_names:
-        raise DatasetError(
-            f"{recipe.data.test.path}: its classes {list(tested.class_names)[:5]} are not those of "
-            f"{recipe.data.train.path}, {list(shown.class_names)[:5]}"
+def _steps_per_epoch(recipe: Recipe, pictures: int, processes: int) -> int:
+    wanted = recipe.optimise
+    steps = wanted.steps_per_epoch or pictures // wanted.batch
+    if steps * wanted.batch > pictures:
+        raise RecipeError(
+            f"optimise.steps_per_epoch = {steps} does not fit: {steps} batches of {wanted.batch} "
+            f"are more than the {pictures} training pictures"
         )
-    largest = max(int(shown.labels.max()), int(tested.labels.max()))
-    if largest >= len(names):
-        raise DatasetError(f"{recipe.data.train.path}: holds label {largest}, but there are {len(names)} class names")
-    return tuple(names)
+    if steps == 0 or wanted.batch % processes:
+        raise RecipeError(
+            f"optimise.batch = {wanted.batch} does not fit: it must be at most the {pictures} training pictures "
+            f"and a multiple of the {processes} processes"
+        )
+    return steps
+
+
+def _write_history(folder: Path, progress: checkpoint.Progress) -> None:
+    partial = folder / ".history.jsonl.part"
+    partial.write_text("".join(json.dumps(line) + "\n" for line in progress.history), encoding="utf-8")
+    partial.replace(folder / "history.jsonl")
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

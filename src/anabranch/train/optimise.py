@@ -26,7 +26,7 @@ def rate(recipe: Optimise, step: int, steps_per_epoch: int) -> float:
     """Learning rate of step 0, 1, ...: linear warm-up, then a cosine to zero (Loshchilov & Hutter 2017, eq. 5)."""
     warmup = recipe.warmup_epochs * steps_per_epoch
     if step < warmup:
-        return recipe.lr * (step + 1) / warmup
+        return recipe.lr * min(1.0, (step + 1) / warmup)
     done = (step - warmup) / max(1.0, recipe.epochs * steps_per_epoch - warmup)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anabranch.arch import Arch, arch, arch_from_json
 from anabranch.errors import RecipeError, nearest
@@ -77,6 +77,16 @@ class Augment(_Table):
     erase: Annotated[float, Field(ge=0, le=1)] = 0.0
     mixup: Annotated[float, Field(ge=0)] = 0.0
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError("augment.scale wants two shares of the area, the smaller first, above 0 and at most 1")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise ValueError("augment.aspect wants two ratios of width to height, the smaller first, above 0")
+        if (self.pad_px > 0) != (self.crop == "padded"):
+            raise ValueError('augment.pad_px belongs to augment.crop = "padded": at least 1 there, 0 elsewhere')
+        return self
+
 
 class Optimise(_Table):
     """SGD with momentum; the rate rises linearly over the warm-up and falls along a cosine to zero."""
@@ -129,7 +139,7 @@ def read_recipe(path: Path, *, overrides: Sequence[str] = (), smoke: bool = Fals
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not TOML: {error}") from None
     if smoke:
-        if not table.get("smoke"):
+        if not isinstance(table.get("smoke"), dict) or not table["smoke"]:
             raise RecipeError(f"{path}: has no [smoke] table; run it without --smoke, or add one")
         for key, value in table["smoke"].items():
             _put(table, key, value, where=f"{path}, [smoke]")
@@ -187,6 +197,8 @@ def _explain(error: ValidationError) -> str:
             sentences.append(f"there is no key {place!r}; the nearest are {near}")
         elif finding["type"] == "missing":
             sentences.append(f"the key {place!r} is missing")
+        elif finding["type"] == "value_error":
+            sentences.append(str(finding["ctx"]["error"]))
         else:
             sentences.append(f"{place} = {finding['input']!r} does not fit: {finding['msg']}")
     return "; ".join(sentences)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from anabranch.errors import RecipeError, UsageError, need
 
 
 class Team:
@@ -18,6 +24,11 @@ class Team:
         self.processes = int(os.environ.get("WORLD_SIZE", 1))
         local = int(os.environ.get("LOCAL_RANK", 0))
         self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        if self.device.type == "cuda" and local >= torch.cuda.device_count():
+            raise UsageError(
+                f"this machine has {torch.cuda.device_count()} GPUs and process {local} finds none left; "
+                "start at most as many processes on it, or set CUDA_VISIBLE_DEVICES= to train on the processor"
+            )
 
     def __enter__(self) -> Team:
         if self.device.type == "cuda":
@@ -37,7 +48,35 @@ class Team:
 
     def wrap(self, net: nn.Module) -> nn.Module:
         """The net with its gradients averaged over the team."""
-        return DistributedDataParallel(net) if self.processes > 1 else net
+        if self.processes == 1:
+            return net
+        # With this its buckets keep their first layout. Laid out anew after the first step, as they otherwise are, a
+        # resumed run would add the gradients of three or more processes in another order.
+        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        return DistributedDataParallel(net, find_unused_parameters=True)
+
+    def share(self, state: Mapping[str, Tensor]) -> None:
+        """Give every process the leading one's tensors, in place."""
+        if self.processes > 1:
+            for tensor in state.values():
+                dist.broadcast(tensor, 0)
+
+    @contextmanager
+    def alone_in(self, folder: Path) -> Iterator[None]:
+        """Hold the run's folder. Raises RecipeError where another run writes into it, such as one left by a kill."""
+        if not self.leads:
+            yield
+            return
+        filelock = need("filelock", extra="train")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise RecipeError(f"{folder}: this is a file; give a folder with --out") from None
+        try:
+            with filelock.FileLock(folder / ".lock", blocking=False):
+                yield
+        except filelock.Timeout:
+            raise RecipeError(f"{folder}: another process trains here; wait for it or end it") from None
 
     def total(self, values: Tensor) -> Tensor:
         """The sum of `values` over the team, on the processor."""

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any, TextIO
 
 from anabranch.errors import UsageError
+from anabranch.images.decode import MAX_FILE_BYTES
 from anabranch.images.files import picture_files
 from anabranch.runtimes.pipeline import Answer, Source, classify
 from anabranch.runtimes.predictor import Predictor
@@ -61,10 +62,19 @@ def _sources(images: Sequence[str]) -> list[Source]:
     sources: list[Source] = []
     for image in images:
         if image == "-":
-            sources.append(("standard input", sys.stdin.buffer.read()))
+            sources.append(("standard input", _standard_input()))
+        elif not image:
+            raise UsageError("one of the paths is empty; give a file, a folder, a pattern or -")
         else:
             sources.extend(picture_files([image]))
     return sources
+
+
+def _standard_input() -> bytes:
+    """No more than `decode` takes, and a byte, so that it can say that it is too much."""
+    if sys.stdin is None:
+        raise UsageError("standard input is closed; give a file, or send a picture to it")
+    return sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
 
 
 def _print_blocks(answers: Iterable[Answer]) -> _Tally:
@@ -120,19 +130,28 @@ def _write_csv(answers: Iterable[Answer], path: str, top: int) -> _Tally:
 
 @contextmanager
 def _whole(path: str) -> Iterator[TextIO]:
-    """A text file that stands under its name only once it is complete; `-` is standard output."""
+    """A text file that stands under its name only once it is complete; `-` is standard output.
+
+    What is no plain file, such as a pipe, is written to as it is. Names that are no text are written with backslashes.
+    """
     if path == "-":
         yield sys.stdout
         return
-    partial = Path(f"{path}.{os.getpid()}.part")
+    target = Path(path).resolve()
+    plain = target.is_file() or not target.exists()
+    opened = target.with_name(f".{target.name}.{os.getpid()}.part") if plain else target
     try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        partial.replace(path)
+        file = opened.open("w", encoding="utf-8", errors="backslashreplace", newline="")
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        with file:
+            yield file
+        if plain:
+            opened.replace(target)
     finally:
-        partial.unlink(missing_ok=True)
+        if plain:
+            opened.unlink(missing_ok=True)
 
 
 def _summary(tally: _Tally, seconds: float, predictor: Predictor) -> str:

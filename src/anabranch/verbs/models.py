@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from anabranch.errors import UnknownName, UsageError
+from anabranch.errors import UnknownName, UsageError, need
 from anabranch.runtimes.open import builtin, open_model
 from anabranch.runtimes.predictor import Predictor
 
@@ -28,12 +28,17 @@ def _artefact(name: str | None) -> Path:
         return path
     if path.is_file():
         return exported(path)
-    if path.suffix or os.sep in name:
-        raise UsageError(f"{name}: no such file or folder; give an artefact folder or a trained checkpoint")
 
     from anabranch.catalogue.find import find
 
-    found = find(name)  # UnknownName where nobody prints it
+    try:
+        found = find(name)
+    except UnknownName:
+        if path.suffix or os.sep in name:
+            raise UsageError(
+                f"{name}: no such file or folder; give an artefact folder or a trained checkpoint"
+            ) from None
+        raise
     raise UnknownName(
         f"{name} is the architecture {found.architecture}, and this version fetches no weights of it; "
         "give an artefact folder, or a checkpoint that 'anabranch train' wrote"
@@ -42,6 +47,8 @@ def _artefact(name: str | None) -> Path:
 
 def exported(checkpoint: Path) -> Path:
     """The artefact of a trained checkpoint, from the cache where it has been exported before."""
+    need("torch", extra="torch")
+    need("onnxscript", extra="torch")
     from anabranch.artefact import CARD_FILE, sha256
     from anabranch.pack import pack_checkpoint
     from anabranch.version import VERSION
