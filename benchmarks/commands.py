@@ -3,8 +3,8 @@
     python benchmarks/commands.py [ROUNDS] [RESULTS.jsonl]
 
 Each round runs every command once, in turn, so that a change of the machine's speed meets all of them. `python -c pass`
-stands among them, for what the interpreter alone takes. Printed and recorded: medians and ranges of wall and of
-processor time.
+stands among them, for what the interpreter alone takes, and `classify` stands twice: with the compiled graph that its
+first run kept, and with nothing kept. Printed and recorded: medians and ranges of wall and of processor time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,13 +27,18 @@ COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
     "anabranch list": [ANABRANCH, "list"],
     "anabranch classify, one sample": [ANABRANCH, "classify", str(SAMPLE)],
+    "the same, nothing kept": [ANABRANCH, "classify", str(SAMPLE)],
 }
 
 
-def run(command: list[str]) -> tuple[float, float]:
+def run(name: str, cache: Path) -> tuple[float, float]:
     """Wall and processor seconds of one run."""
+    if name == "the same, nothing kept":
+        cache = cache / str(time.monotonic_ns())
     before, started = os.times(), time.perf_counter()
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        COMMANDS[name], stdout=subprocess.DEVNULL, check=True, env=os.environ | {"ANABRANCH_CACHE": str(cache)}
+    )
     wall, after = time.perf_counter() - started, os.times()
     return wall, after.children_user + after.children_system - before.children_user - before.children_system
 
@@ -40,11 +46,12 @@ def run(command: list[str]) -> tuple[float, float]:
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
-    for command in COMMANDS.values():  # files into the system's cache
-        run(command)
-    for _ in range(rounds):
-        for name, command in COMMANDS.items():
-            seconds[name].append(run(command))
+    with tempfile.TemporaryDirectory() as cache:
+        for name in COMMANDS:  # files into the system's memory
+            run(name, Path(cache))
+        for _ in range(rounds):
+            for name in COMMANDS:
+                seconds[name].append(run(name, Path(cache)))
     figures = {}
     for name, runs in seconds.items():
         wall, cpu = ([round(each, 4) for each in sorted(column)] for column in zip(*runs, strict=True))

@@ -14,6 +14,14 @@ from anabranch.nets.net import Net, build
 from anabranch.pack import pack
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Nothing of a user's cache is read or written by a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANABRANCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 class Packed(NamedTuple):
     net: Net
     folder: Path

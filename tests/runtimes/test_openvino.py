@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 
 from anabranch.engines import openvino
 from anabranch.errors import UsageError
+from anabranch.export.graph import PixelsToLogits
+from anabranch.pack import pack
 from anabranch.runtimes import open_model
 
 CPU_HAS_BF16 = "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -34,3 +39,54 @@ def test_bf16_is_near_f32_and_not_the_same(packed):
 
 def test_the_number_of_threads_reaches_openvino(packed):
     assert open_model(packed.folder, threads=1)._compiled.get_property("INFERENCE_NUM_THREADS") == 1
+
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (2, 33, 33, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def from_cache(predictor) -> bool:
+    return predictor._compiled.get_property("LOADED_FROM_CACHE")
+
+
+def test_the_second_opening_starts_from_the_kept_graph_and_answers_the_same(packed, empty_cache):
+    first, second = open_model(packed.folder), open_model(packed.folder)
+    assert (from_cache(first), from_cache(second)) == (False, True)
+    np.testing.assert_array_equal(first.predict(PIXELS), second.predict(PIXELS))
+
+
+def test_another_number_of_threads_holds_for_a_kept_graph_too(packed, empty_cache):
+    open_model(packed.folder)
+    assert open_model(packed.folder, threads=1)._compiled.get_property("INFERENCE_NUM_THREADS") == 1
+
+
+def test_a_kept_graph_that_was_cut_short_is_compiled_anew(packed, empty_cache):
+    logits = open_model(packed.folder).predict(PIXELS)
+    (kept,) = empty_cache.rglob("*.blob")
+    whole = kept.read_bytes()
+    kept.chmod(0o600)
+    kept.write_bytes(whole[: len(whole) // 2])
+    again = open_model(packed.folder)
+    assert not from_cache(again)
+    np.testing.assert_array_equal(again.predict(PIXELS), logits)
+
+
+def test_the_same_graph_with_other_weights_is_another_graph(packed, empty_cache, tmp_path, shake):
+    folder = tmp_path / "other"
+    other = shake(copy.deepcopy(packed.net), seed=1)
+    pack(other, folder, preprocess=open_model(packed.folder).card.preprocess, labels=list("abcde"),
+         weights_name="other.random", licence="CC0-1.0")  # fmt: skip
+    with torch.inference_mode():
+        wanted = PixelsToLogits(other, open_model(folder).card.preprocess)(torch.from_numpy(PIXELS)).numpy()
+    np.testing.assert_allclose(open_model(folder).predict(PIXELS), wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_where_no_cache_can_be_written_it_answers_all_the_same(packed, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path / "file"))
+    assert open_model(packed.folder).predict(PIXELS).shape == (2, 5)

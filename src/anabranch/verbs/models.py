@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from anabranch.cache import cache_folder
 from anabranch.errors import UnknownName, UsageError, need
 from anabranch.runtimes.open import builtin, open_model
 from anabranch.runtimes.predictor import Predictor
@@ -53,17 +54,8 @@ def exported(checkpoint: Path) -> Path:
     from anabranch.pack import pack_checkpoint
     from anabranch.version import VERSION
 
-    folder = cache() / "artefacts" / f"{sha256(checkpoint)[:32]}-{VERSION}"
+    folder = cache_folder() / "artefacts" / f"{sha256(checkpoint)[:32]}-{VERSION}"
     if not (folder / CARD_FILE).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         pack_checkpoint(checkpoint, folder, overwrite=True)
     return folder
-
-
-def cache() -> Path:
-    """ANABRANCH_CACHE, or where this system keeps caches."""
-    if told := os.environ.get("ANABRANCH_CACHE"):
-        return Path(told)
-    import platformdirs
-
-    return platformdirs.user_cache_path("anabranch")
