@@ -8,7 +8,8 @@ Error                     the root: `except anabranch.Error` catches all of thes
 ├── MissingExtra          an optional part is not installed; the message holds the pip command
 ├── ImageError            a file that does not hold one readable picture
 ├── DatasetError          a labelled set that cannot be read, or labels that contradict the model
-├── CheckpointError       a weights or training file that is damaged or belongs to another net
+├── CheckpointError       a weights or training file that is damaged or not of a kind that is read here
+│   └── WeightsMismatch   tensors that are not the net's: missing, left over or misshapen ones are listed
 ├── CatalogueError        a file of the catalogue that breaks the catalogue's rules
 ├── ArtefactError         an artefact folder that is damaged, incomplete or newer than this version
 └── ExportError           an export whose answers are too far from the net's
@@ -56,6 +57,10 @@ class DatasetError(Error):
 
 
 class CheckpointError(Error):
+    pass
+
+
+class WeightsMismatch(CheckpointError):
     pass
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from anabranch.arch import Arch, arch_from_json, arch_to_json
-from anabranch.errors import CheckpointError
+from anabranch.arch import arch_from_json, arch_to_json
+from anabranch.errors import CheckpointError, WeightsMismatch
 from anabranch.errors import Error as AnyError
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import Net, build
+from anabranch.nets.spelling import describe, differing
 from anabranch.nets.store import read_tensors, write_tensors
 
 _KIND = "net"
@@ -62,7 +62,7 @@ def load_trained(path: Path) -> Trained:
 
 
 def load_strictly(net: Net, tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Every tensor of the net from `tensors`, none left over. Raises CheckpointError that lists whatever differs."""
+    """Every tensor of the net from `tensors`, none left over. Raises WeightsMismatch that lists whatever differs."""
     wanted = net.state_dict()
     missing = [name for name in wanted if name not in tensors]
     left_over = [name for name in tensors if name not in wanted]
@@ -71,16 +71,6 @@ def load_strictly(net: Net, tensors: Mapping[str, Tensor], *, where: str) -> Non
         for name in wanted
         if name in tensors and tensors[name].shape != wanted[name].shape
     ]
-    found = [
-        f"{len(names)} tensors {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
-        for what, names in (("missing", missing), ("left over", left_over), ("misshapen", misshapen))
-        if names
-    ]
-    if found:
-        raise CheckpointError(f"{where}: does not fit {_describe(net.arch)}: {'; '.join(found)}")
+    if differences := differing(missing, left_over, misshapen):
+        raise WeightsMismatch(f"{where}: does not fit {describe(net.arch)}: {differences}")
     net.load_state_dict(dict(tensors), strict=True)
-
-
-def _describe(spec: Arch) -> str:
-    table: dict[str, Any] = arch_to_json(spec)
-    return f"a {table['block']} net of depths {table['depths']}"

@@ -1,0 +1,173 @@
+"""From our tensors to a zoo's and back: by its table of names, in its layout, strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import torch
+from torch import Tensor
+
+from anabranch.arch import ARCHITECTURES, Arch
+from anabranch.errors import WeightsMismatch
+from anabranch.nets.dialects import Dialect, Table
+from anabranch.nets.net import Net
+
+
+class Layout(Enum):
+    """How their tensor holds the values of ours."""
+
+    SAME = auto()
+    TRANSPOSED = auto()  # (inputs, outputs) for a linear layer's (outputs, inputs)
+    LINEAR = auto()  # (inputs, outputs) for a 1x1 convolution's (outputs, inputs, 1, 1)
+
+    def shape(self, ours: torch.Size) -> torch.Size:
+        """Theirs, for ours."""
+        return ours if self is Layout.SAME else torch.Size((ours[1], ours[0]))
+
+    def to_ours(self, theirs: Tensor) -> Tensor:
+        if self is Layout.SAME:
+            return theirs
+        return theirs.t() if self is Layout.TRANSPOSED else theirs.t()[:, :, None, None]
+
+    def to_theirs(self, ours: Tensor) -> Tensor:
+        if self is Layout.SAME:
+            return ours
+        return ours.t() if self is Layout.TRANSPOSED else ours[:, :, 0, 0].t()
+
+
+@dataclass(frozen=True, slots=True)
+class Spelled:
+    name: str
+    layout: Layout
+
+
+def spell(arch: Arch, ours: str, told: Dialect) -> Spelled | None:
+    """Their name of our tensor, and how they lay it out; None for one that they do not keep."""
+    path, _, leaf = ours.rpartition(".")
+    theirs = told.leaves.get(leaf, leaf)
+    if theirs is None:
+        return None
+    layout = Layout.SAME
+    if told.linear_is_transposed and leaf == "weight":
+        layout = Layout.TRANSPOSED if path == "head" else Layout.LINEAR if ".squeeze." in path else Layout.SAME
+    return Spelled(f"{_part(arch, path.split('.'), told.table(arch))}.{theirs}", layout)
+
+
+_CONVS = {"enter": 1, "leave": 2, "reduce": 1, "spatial": 2, "expand": 3}
+
+
+def _part(arch: Arch, path: list[str], table: Table) -> str:
+    numbers: dict[str, int] = {}
+    match path:
+        case ["head"]:
+            return table.head
+        case ["stem", layer, _]:
+            stem = (table.stem,) if len(arch.stem) == 1 else table.deep_stem
+            pair = stem and stem[int(layer.removeprefix("conv")) - 1]
+        case [_, _, _, "squeeze", _]:
+            pair = table.squeeze
+        case [_, "0", _, "shortcut", "project", _] if table.first_shortcut:
+            pair = table.first_shortcut
+        case [_, _, _, "shortcut", "project", _]:
+            pair = table.pooled_shortcut if arch.shortcut == "pool" else table.shortcut
+        case [_, _, _, "branch", "splits", "convs", split, _]:
+            pair, numbers = table.split, {"split": int(split), "split1": int(split) + 1}
+        case [_, _, _, "branch", conv, _]:
+            pair, numbers = table.conv, {"conv": _CONVS[conv], "conv0": _CONVS[conv] - 1}
+        case _:
+            raise AssertionError(path)
+    assert pair is not None, f"{path} in a net that the dialect refuses"
+    if path[0] == "stages":
+        stage, block = int(path[1]), int(path[2])
+        numbers |= {"stage": stage + 1, "stage0": stage, "stage2": stage + 2, "block": block}
+    return pair[path[-1] in ("norm", "expand")].format(**numbers, letter=_letter(arch, path))
+
+
+def _letter(arch: Arch, path: list[str]) -> str:
+    """Paddle's Res2Net counts the blocks of a long third stage a, b1, b2, ... and all others a, b, c, ..."""
+    if path[0] == "stem" or path[2] == "0":
+        return "a"
+    long = path[1] == "2" and sum(arch.depths) > 16
+    return f"b{path[2]}" if long else chr(ord("a") + int(path[2]))
+
+
+# ---- A whole net ---------------------------------------------------------------------------------------------------
+
+
+def shapes(arch: Arch, *, num_classes: int = 1000, in_channels: int = 3) -> dict[str, torch.Size]:
+    """Every tensor of the net by our names, without allocating one."""
+    with torch.device("meta"):
+        net = Net(arch, num_classes=num_classes, in_channels=in_channels)
+    return {name: tensor.shape for name, tensor in net.state_dict().items()}
+
+
+def spellings(arch: Arch, told: Dialect) -> dict[str, Spelled]:
+    """Our name -> theirs, for every tensor that they keep. Raises WeightsMismatch for a net that their code refuses."""
+    if reason := told.refuses(arch):
+        raise WeightsMismatch(f"{told.name} does not compute {describe(arch)}: {reason}")
+    spelled = {name: spell(arch, name, told) for name in shapes(arch)}
+    return {name: theirs for name, theirs in spelled.items() if theirs is not None}
+
+
+def head_name(arch: Arch, told: Dialect) -> str:
+    """Their name of the classifier's weights."""
+    return f"{told.table(arch).head}.weight"
+
+
+def to_ours(arch: Arch, theirs: Mapping[str, Tensor], told: Dialect, *, where: str) -> dict[str, Tensor]:
+    """A zoo's tensors by our names, sharing memory; for as many classes as its head has.
+
+    Counts of batches, which nothing here reads and files of older torch lack, are zero where they are absent. Raises
+    WeightsMismatch that lists by their names all that is missing, left over or misshapen.
+    """
+    spelled = spellings(arch, told)
+    head = theirs.get(head_name(arch, told))
+    num_classes = head.shape[1 if told.linear_is_transposed else 0] if head is not None and head.dim() == 2 else 1000
+    in_channels = _in_channels(theirs.get(spelled["stem.conv1.conv.weight"].name))
+    wanted = shapes(arch, num_classes=num_classes, in_channels=in_channels)
+    found, missing, misshapen = {}, [], []
+    for ours, shape in wanted.items():
+        spelling = spelled.get(ours)
+        tensor = theirs.get(spelling.name) if spelling else None
+        if spelling is not None and tensor is not None:
+            if tensor.shape != spelling.layout.shape(shape):
+                misshapen.append(f"{spelling.name} {tuple(tensor.shape)} for {tuple(spelling.layout.shape(shape))}")
+            else:
+                found[ours] = spelling.layout.to_ours(tensor)
+        elif ours.endswith(".num_batches_tracked"):
+            found[ours] = torch.zeros((), dtype=torch.long)
+        else:
+            assert spelling is not None
+            missing.append(spelling.name)
+    known = {spelling.name for spelling in spelled.values()}
+    differences = differing(missing, [name for name in theirs if name not in known], misshapen)
+    if differences:
+        raise WeightsMismatch(f"{where}: does not fit {describe(arch)} as {told.name} spells it: {differences}")
+    return found
+
+
+def to_theirs(arch: Arch, ours: Mapping[str, Tensor], told: Dialect) -> dict[str, Tensor]:
+    """Our tensors by a zoo's names and in its layout, sharing memory. Raises WeightsMismatch."""
+    return {theirs.name: theirs.layout.to_theirs(ours[name]) for name, theirs in spellings(arch, told).items()}
+
+
+def differing(missing: Sequence[str], left_over: Sequence[str], misshapen: Sequence[str]) -> str:
+    """In words, the first few of each; empty where nothing differs."""
+    kinds = {"missing": missing, "left over": left_over, "misshapen": misshapen}
+    return "; ".join(
+        f"{len(names)} tensors {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+        for what, names in kinds.items()
+        if names
+    )
+
+
+def describe(arch: Arch) -> str:
+    """Its name, or in words where it has none."""
+    named = next((name for name, row in ARCHITECTURES.items() if row == arch), None)
+    return named or f"a {arch.block} net of depths {list(arch.depths)}"
+
+
+def _in_channels(stem: Tensor | None) -> int:
+    return stem.shape[1] if stem is not None and stem.dim() == 4 else 3
