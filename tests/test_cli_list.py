@@ -75,12 +75,100 @@ def test_a_pattern_shows_the_name_that_fitted(anabranch) -> None:
     assert (line.split()[0], line.split()[-1]) == ("seresnext152e_64x4d", "SENet154_vd")
 
 
-@pytest.mark.parametrize("columns", [80, 120])
-def test_the_list_fits_its_terminal(anabranch, terminal, monkeypatch, columns: int) -> None:
+@pytest.mark.parametrize("columns", [80, 120, 160])
+@pytest.mark.parametrize("words", [["list"], ["list", "vd"], ["list", "--weights"]], ids=" ".join)
+def test_the_list_fits_its_terminal(anabranch, terminal, monkeypatch, words: list[str], columns: int) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     terminal(columns)
-    for words in (["list"], ["list", "vd"]):
-        assert max(len(line) for line in anabranch(*words).out.splitlines()) <= columns
+    assert max(len(line) for line in anabranch(*words).out.splitlines()) <= columns
+
+
+def test_a_line_of_weights_holds_size_claims_licence_and_source(anabranch) -> None:
+    [line] = anabranch("list", "--weights", "resnext152-32x4d_8xb32_in1k").out.splitlines()[1:]
+    # counted by PaddleClas' code; claimed by mmpretrain
+    words = ["resnext152_32x4d.mm_in1k", "59.95", "11.71", "224", "78.88", "94.33", "224", "Apache-2.0", "mmpretrain"]
+    assert line.split() == [*words, "1.2.0"]
+
+
+def test_both_claims_about_one_file_stand_where_two_disagree(anabranch) -> None:
+    # the publisher prints 84.8, timm measures 83.34
+    [line] = [
+        line for line in anabranch("list", "--weights", "swsl_resnext101_32x16d").out.splitlines() if "swsl" in line
+    ]
+    assert "83.34\N{EN DASH}84.80" in line
+
+
+def test_where_names_leave_no_room_each_weights_name_stands_on_a_line_of_its_own(
+    anabranch, terminal, monkeypatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal(80)
+    _, name, figures, *_ = anabranch("list", "--weights", "Fix_*").out.splitlines()
+    assert name == "resnext101_32x48d.paddle_fixres_wsl_ft_in1k *"
+    assert figures.split()[:3] == ["828.41", "153.31", "224"]
+
+
+def test_a_wrong_published_size_and_a_forbidding_licence_are_marked_and_the_marks_explained(anabranch) -> None:
+    out = anabranch("list", "--weights").out
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    for name in ("res2net50_14w_8s_paddle.paddle_in1k", "res2net50d_26w_4s_paddle.paddle_in1k"):  # swapped rows
+        assert lines[name].split()[1] == "*"
+    assert lines["resnext101_32x48d.paddle_wsl_ig1b_ft_in1k"].split()[1] == "*"
+    assert "CC-BY-NC-4.0 \N{DAGGER}" in lines["resnext101_32x48d.paddle_wsl_ig1b_ft_in1k"]
+    assert lines["resnext50_32x4d.tv2_in1k"].split()[1] != "*"
+    assert "more than 1 %" in lines["*"]
+    assert "forbids commercial use" in lines["\N{DAGGER}"]
+
+
+def test_marks_are_explained_only_where_they_stand(anabranch) -> None:
+    out = anabranch("list", "--weights", "resnext50_32x4d.tv2_in1k").out
+    assert len(out.splitlines()) == 2
+
+
+def test_weights_for_machines_come_with_files_and_claims(anabranch) -> None:
+    rows = json.loads(anabranch("list", "--weights", "--source", "torchvision", "--json").out)
+    assert {row["publisher"] for row in rows} == {"torchvision"}
+    [row] = [row for row in rows if row["weights"] == "resnext101_64x4d.tv_in1k"]
+    assert row["urls"][0] == "https://download.pytorch.org/models/resnext101_64x4d-173b62eb.pth"
+    assert (row["sha256"], row["licence"], row["input"]["resize_px"]) == ("173b62eb", "BSD-3-Clause", 232)
+    assert {claim["top1"] for claim in row["claims"]} == {82.978, 83.246}
+
+
+@pytest.mark.parametrize("form", [[], ["--weights"]])
+def test_wishes_narrow_the_list_of_architectures_and_of_weights(anabranch, form: list[str]) -> None:
+    wishes = ["--commercial", "--max-params", "30", "--max-macs", "5", "--min-top1", "82"]
+    _, *lines = anabranch("list", *form, *wishes).out.splitlines()
+    # timm's table: these two alone reach 82 % with at most 30 M parameters under Apache-2.0; of PaddleClas its SSLD net
+    architectures = {"resnext50_32x4d", "seresnext50_32x4d", "res2net50d_26w_4s_paddle"}
+    assert {line.split()[0].split(".")[0] for line in lines if line and line[0] != " "} == architectures
+
+
+def test_an_architecture_under_a_wish_shows_the_claims_of_the_weights_that_meet_it(anabranch) -> None:
+    [line] = anabranch("list", "resnext101_32x16d", "--source", "PaddleClas").out.splitlines()[1:]
+    assert line.split()[4:] == ["84.20\N{EN DASH}84.24", "paddle_wsl_ig1b_ft_in1k"]
+
+
+def test_wishes_that_nothing_meets_are_an_error_that_says_what_to_loosen(anabranch) -> None:
+    status, out, err = anabranch("list", "--min-top1", "99", "--max-params", "30")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "passes --max-params 30 --min-top1 99" in err
+    assert "0 without --max-params 30" in err
+
+
+def test_what_weights_are_shown_as_says_where_they_lie_and_what_they_may_be_used_for(anabranch) -> None:
+    out = anabranch("show", "resnext101_32x32d_wsl").out
+    assert "https://download.pytorch.org/models/ig_resnext101_32x32-e4b90b00.pth" in out
+    assert "hf:timm/resnext101_32x32d.fb_wsl_ig1b_ft_in1k" in out
+    assert "e4b90b00..." in out
+    assert "CC-BY-NC-4.0, which forbids commercial use" in out
+    assert "224 px: shorter side to 256 px" in out
+
+
+def test_an_architecture_is_shown_with_the_files_of_all_its_weights(anabranch) -> None:
+    out = anabranch("show", "resnext152_32x4d").out
+    assert "resnext152_32x4d_b32x8_imagenet_20210524-927787be.pth" in out
+    assert "ResNeXt152_32x4d_pretrained.pdparams" in out
+    assert "forbids" not in out
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "Fix_ResNeXt101_32x48d_wsl", "senet154", "legacy_seresnet18"])
@@ -135,6 +223,9 @@ def test_what_is_shown_to_machines_holds_claims_with_their_sources(anabranch) ->
     [claim] = [claim for claim in shown["claims"] if claim["printed"] == "tv_resnext50_32x4d"]
     assert (claim["publisher"], claim["top1"], claim["macs_g"]) == ("timm", 77.616, 4.288)
     assert claim["url"].startswith("https://github.com/rwightman/")
+    [file] = shown["files"]
+    assert file["urls"][0] == "https://download.pytorch.org/models/resnext50_32x4d-7cdf4587.pth"
+    assert (file["licence"], file["non_commercial"], file["dialect"]) == ("BSD-3-Clause", False, "timm")
 
 
 def test_a_name_nobody_uses_is_one_line_and_status_2(anabranch) -> None:

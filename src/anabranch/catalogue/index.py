@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anabranch.catalogue.facts import Claim, Document, Weights
+from anabranch.catalogue.facts import Claim, Document, Input, Weights
 
 INDEX = Path(__file__).with_name("index.json")
 COUNTS = Path(__file__).with_name("counts.csv")
@@ -49,6 +49,10 @@ def counts() -> dict[str, Counted]:
 
 
 def _weights(facts: dict[str, Any]) -> Weights:
-    lists: dict[str, Any] = {key: tuple(facts.get(key, ())) for key in ("aliases", "homonyms")}
-    claims = tuple(Claim(**claim) for claim in facts.get("claims", ()))
-    return Weights(**{**facts, **lists, "claims": claims})
+    parts: dict[str, Any] = {key: tuple(facts.get(key, ())) for key in ("urls", "aliases", "homonyms")}
+    parts["claims"] = tuple(Claim(**claim) for claim in facts.get("claims", ()))
+    for key in ("input", "test_input"):
+        if key in facts:
+            colours = {channel: tuple(facts[key][channel]) for channel in ("mean", "std")}
+            parts[key] = Input(**{**facts[key], **colours})
+    return Weights(**{**facts, **parts})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,19 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from anabranch.arch import ARCHITECTURES
-from anabranch.catalogue.facts import Document, Weights
+from anabranch.catalogue.facts import HUB, Document, Weights
 from anabranch.catalogue.index import INDEX, Index
 from anabranch.errors import CatalogueError, nearest
 
 FOLDER = INDEX.parent
+
+# What stands at the top of a file holds for each of its weights that says nothing else
+SHARED = ("publisher", "dialect", "licence", "input")
+
+_HUB_ID = re.compile(rf"{HUB}[\w.-]+/[\w.-]+")
+_HTTPS = re.compile(r"https://[\w.-]+/[\w./+-]*[\w+-]")
+_SHA256 = re.compile(r"[0-9a-f]{8,64}")
+_SHA256_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.\w+$")  # as torch.hub and mmpretrain name their files
 
 
 def read(folder: Path = FOLDER) -> Index:
@@ -30,14 +39,12 @@ def read(folder: Path = FOLDER) -> Index:
         if path.name == "documents.toml":
             continue
         table = _parsed(path)
-        publisher = _checked(path, str, table.pop("publisher", None))
+        shared = {key: table.pop(key) for key in SHARED if key in table}
         for alias, canonical in _checked(path, dict[str, str], table.pop("architectures", {})).items():
             _want(path, alias not in architectures, f"{alias!r} already stands for {architectures.get(alias)!r}")
             architectures[alias] = canonical
-        rows = [
-            {**row, "publisher": publisher} for row in _checked(path, list[dict[str, Any]], table.pop("weights", []))
-        ]
-        found = _checked(path, list[Weights], rows)
+        rows = _checked(path, list[dict[str, Any]], table.pop("weights", []))
+        found = _checked(path, list[Weights], [{**shared, **row} for row in rows])
         _want(path, not table, f"there are no tables called {', '.join(table)}; there are architectures and weights")
         for entry in found:
             _check_entry(path, entry, documents)
@@ -102,6 +109,25 @@ def _check_entry(path: Path, entry: Weights, documents: dict[str, Document]) -> 
     )
     for claim in entry.claims:
         _want(path, claim.document in documents, f"{entry.name}: documents.toml has no {claim.document!r}")
+    _check_file(path, entry)
+
+
+def _check_file(path: Path, entry: Weights) -> None:
+    """Addresses that can be fetched safely, and a hash that a file there can have."""
+    for url in entry.urls:
+        fits = _HUB_ID.fullmatch(url) or _HTTPS.fullmatch(url)
+        _want(path, bool(fits), f"{entry.name}: {url!r} is neither an https address of a file nor {HUB}owner/name")
+    if entry.size_bytes is not None:
+        _want(path, entry.size_bytes > 0, f"{entry.name}: size_bytes = {entry.size_bytes} must be above 0")
+    if entry.sha256 is None:
+        return
+    fits = _SHA256.fullmatch(entry.sha256)
+    _want(path, bool(fits), f"{entry.name}: sha256 = {entry.sha256!r} must be 8 to 64 lower-case hexadecimal digits")
+    files = [url for url in entry.urls if not url.startswith(HUB)]
+    _want(path, bool(files), f"{entry.name}: sha256 is of a file at an https address, and there is none")
+    for found in filter(None, map(_SHA256_IN_NAME.search, files)):
+        same = found[1].startswith(entry.sha256) or entry.sha256.startswith(found[1])
+        _want(path, same, f"{entry.name}: sha256 = {entry.sha256!r}, but the file's own name says {found[1]!r}")
 
 
 def _check_names(folder: Path, index: Index) -> None:

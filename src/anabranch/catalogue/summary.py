@@ -1,17 +1,19 @@
-"""The catalogue as rows: one line an architecture, and everything about one name."""
+"""The catalogue as rows: one an architecture or one a set of weights, and everything about one name."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 from anabranch.arch import arch, arch_to_json
 from anabranch.catalogue.facts import Claim, Weights
 from anabranch.catalogue.find import Found, names_of, weights_of
 from anabranch.catalogue.index import Counted, counts, index
+from anabranch.errors import UnknownName
 
 
 class Row(NamedTuple):
-    """One architecture in a list."""
+    """One architecture in a list, with all of its weights, some or one."""
 
     name: str
     counted: Counted
@@ -39,11 +41,32 @@ ORDERS = {
     "params": lambda row: row.counted.params,
     "macs": lambda row: row.counted.macs,
     "top1": lambda row: row.claimed()[-1][0] if row.claimed() else 0.0,
+    "top5": lambda row: max((claim.top5 or 0.0 for entry in row.weights for claim in entry.claims), default=0.0),
 }
 
 
 def row(name: str) -> Row:
     return Row(name, counts()[name], weights_of(name))
+
+
+def rows_of_weights(fitting: dict[str, list[str]]) -> list[Row]:
+    """A row for each set of weights that one of the fitting names means, its own or its architecture's.
+
+    `fitting`: what `find.matching` gives. Raises UnknownName where there are none.
+    """
+    rows = []
+    for architecture, names in fitting.items():
+        published = weights_of(architecture)
+        own = {entry.name: {entry.name, *entry.aliases} for entry in published}
+        all_fit = not set(names) <= set().union(*own.values())
+        rows += [
+            Row(architecture, counts()[architecture], [entry])
+            for entry in published
+            if all_fit or not own[entry.name].isdisjoint(names)
+        ]
+    if not rows:
+        raise UnknownName(f"no weights of {', '.join(fitting)} are known; without --weights their nets are listed")
+    return rows
 
 
 def as_json(found: Found) -> dict[str, Any]:
@@ -56,6 +79,7 @@ def as_json(found: Found) -> dict[str, Any]:
         "spec": arch_to_json(arch(found.architecture)),
         "counted": counts()[found.architecture]._asdict(),
         "names": names_of(found.architecture),
+        "files": [file_as_json(entry) for entry in shown],
         "claims": [claim_as_json(entry, claim) for entry in shown for claim in entry.claims],
         "homonyms": [
             {
@@ -82,9 +106,55 @@ def claim_as_json(entry: Weights, claim: Claim) -> dict[str, Any]:
     }
 
 
-def misclaims(entry: Weights, claim: Claim) -> str | None:
-    """How a claim's parameters differ from the counted ones, where they do by more than one percent."""
-    counted = counts()[entry.architecture].params / 1e6
-    if claim.params_m is None or abs(claim.params_m - counted) <= counted / 100:
-        return None
-    return f"claimed {claim.params_m:.2f} M, counted {counted:.2f} M"
+def file_as_json(entry: Weights) -> dict[str, Any]:
+    """Where weights lie and how they are used."""
+    return {
+        "weights": entry.name,
+        "publisher": entry.publisher,
+        "licence": entry.licence,
+        "non_commercial": entry.non_commercial,
+        "dialect": entry.dialect,
+        "urls": list(entry.urls),
+        "sha256": entry.sha256,
+        "size_bytes": entry.size_bytes,
+        "input": dataclasses.asdict(entry.input),
+        "test_input": entry.test_input and dataclasses.asdict(entry.test_input),
+    }
+
+
+def weights_as_json(each: Row) -> dict[str, Any]:
+    """A row of one set of weights, with all that is known of them."""
+    [entry] = each.weights
+    return {
+        **file_as_json(entry),
+        "architecture": each.name,
+        **each.counted._asdict(),
+        "names": list(entry.aliases),
+        "claims": [
+            {**claim_as_json(entry, claim), "misclaims": list(misclaims(entry, claim).values())}
+            for claim in entry.claims
+        ],
+    }
+
+
+def misclaims(entry: Weights, claim: Claim) -> dict[str, str]:
+    """Figure -> how it differs from the counted one, of those that do by more than one percent.
+
+    FLOPs are right as multiply-accumulates and as twice their number: both are in use. At another input size than that
+    of counts.csv neither is judged.
+    """
+    counted = counts()[entry.architecture]
+    params, macs = counted.params / 1e6, counted.macs / 1e9
+    found = {}
+    if _differs(claim.params_m, params):
+        found["params_m"] = f"claimed {claim.params_m:.2f} M, counted {params:.2f} M"
+    if claim.input_px == counted.input_px:
+        if _differs(claim.flops_g, macs, 2 * macs):
+            found["flops_g"] = f"claimed {claim.flops_g:.2f} G FLOPs, counted {macs:.2f} G MACs"
+        if _differs(claim.macs_g, macs):
+            found["macs_g"] = f"claimed {claim.macs_g:.2f} G MACs, counted {macs:.2f} G"
+    return found
+
+
+def _differs(claimed: float | None, *right: float) -> bool:
+    return claimed is not None and all(abs(claimed - each) > each / 100 for each in right)

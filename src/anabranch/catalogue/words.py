@@ -1,8 +1,9 @@
-"""An architecture in words: what each field and each quirk means for the net."""
+"""An architecture and a file of weights in words: what each field and each quirk means."""
 
 from __future__ import annotations
 
 from anabranch.arch import Arch, Quirk
+from anabranch.catalogue.facts import HUB, Input, Weights
 
 QUIRKS = {
     Quirk.HALVED_REDUCE: "the 1x1 that enters a block is half as wide as its 3x3 (SENet-154)",
@@ -56,3 +57,48 @@ def _shortcut(arch: Arch) -> str:
         "pool": "1x1 convolution where shapes differ, after a 2x2 mean where it strides",
         "conv3x3": "convolution where shapes differ, 3x3 where it strides",
     }[arch.shortcut]
+
+
+DIALECTS = {
+    "timm": "as timm, torchvision and the Res2Net authors name them",
+    "legacy": "as Cadene and timm's legacy nets name them",
+    "mmpretrain": "as mmpretrain names them",
+    "paddleclas": "as PaddleClas names them",
+}
+
+
+def described_file(weights: Weights) -> list[tuple[str, str]]:
+    """Label and what it says of where weights lie and how they are used, addresses in the order of their trial."""
+    licence = f"{weights.licence}, which forbids commercial use" if weights.non_commercial else weights.licence
+    return [
+        *(("address", url) if at == 0 else ("or", url) for at, url in enumerate(weights.urls)),
+        ("sha256", _hash(weights)),
+        ("licence", licence),
+        ("input", _input(weights.input)),
+        *([("tested at", _input(weights.test_input))] if weights.test_input else []),
+        ("colours", _colours(weights.input)),
+        ("tensors", DIALECTS[weights.dialect]),
+    ]
+
+
+def file_name(weights: Weights) -> str:
+    """Of the file at the first address; nothing where none is published."""
+    return "" if not weights.urls else weights.urls[0].removeprefix(HUB).rsplit("/", 1)[-1]
+
+
+def _hash(weights: Weights) -> str:
+    if weights.sha256 is None:
+        return "not published"
+    of = " (of the file that is not on the hub)" if any(url.startswith(HUB) for url in weights.urls) else ""
+    return weights.sha256 + ("" if len(weights.sha256) == 64 else "...") + of
+
+
+def _input(wanted: Input) -> str:
+    sides = "both sides" if wanted.fit == "squash" else "shorter side"
+    how = f"{wanted.resampler}, rounded as by {wanted.rounding}"
+    return f"{wanted.crop_px} px: {sides} to {wanted.resize_px} px ({how}), then the centre"
+
+
+def _colours(wanted: Input) -> str:
+    mean, std = (", ".join(map(str, colour)) for colour in (wanted.mean, wanted.std))
+    return f"red, green and blue in 0..1, less {mean}, over {std}"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from anabranch.report.zoo import filled, zoo_table
+from anabranch.report.zoo import TABLES, filled
 
 for name in sys.argv[1:]:
     path = Path(name)
-    path.write_text(filled(path.read_text(encoding="utf-8"), "zoo", zoo_table()), encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    for place, table in TABLES.items():
+        text = filled(text, place, table())
+    path.write_text(text, encoding="utf-8")
     print(f"renewed {path}")

@@ -1,4 +1,4 @@
-"""The zoo as a Markdown table, and the places in documents where generated tables stand."""
+"""The zoo as Markdown tables, and the places in documents where generated tables stand."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 
 from anabranch.arch import ARCHITECTURES
+from anabranch.catalogue.facts import Weights
+from anabranch.catalogue.index import index
 from anabranch.catalogue.summary import Row, row
 from anabranch.errors import UsageError
 
@@ -27,6 +29,32 @@ def _line(each: Row) -> str:
         "" if not claimed else f"`{claimed[-1][1].tag}`",
     ]
     return f"| {' | '.join(cells)} |\n"
+
+
+def weights_table(names: Iterable[str] = ARCHITECTURES) -> str:
+    """A line a set of weights: who published it under which licence, and what was claimed of it."""
+    titles = "| weights | publisher | licence | input px | published top-1 | at px | in | file's SHA-256 |\n"
+    lines = (_weights_line(entry) for name in names for entry in row(name).weights)
+    return titles + "|---|---|---|--:|--:|--:|---|---|\n" + "".join(lines)
+
+
+def _weights_line(entry: Weights) -> str:
+    claims = [claim for claim in entry.claims if claim.top1]
+    best = max(claims, key=lambda claim: claim.top1 or 0.0) if claims else None
+    cells = [
+        f"`{entry.name}`",
+        entry.publisher,
+        f"**{entry.licence}**" if entry.non_commercial else entry.licence,
+        str(entry.input.crop_px),
+        f"{best.top1:.2f}" if best else "",
+        str(best.input_px) if best else "",
+        str(index().documents[best.document]) if best else "",
+        f"`{entry.sha256}`" if entry.sha256 else "",
+    ]
+    return f"| {' | '.join(cells)} |\n"
+
+
+TABLES = {"zoo": zoo_table, "weights": weights_table}  # name of a document's place -> what stands there
 
 
 def filled(text: str, name: str, table: str) -> str:

@@ -8,45 +8,107 @@ from anabranch.arch import arch
 from anabranch.catalogue.facts import Claim, Weights
 from anabranch.catalogue.find import Found, find, matching, names_of, weights_of
 from anabranch.catalogue.index import counts, index
-from anabranch.catalogue.summary import ORDERS, Row, as_json, misclaims, row
-from anabranch.catalogue.words import described
+from anabranch.catalogue.summary import ORDERS, Row, as_json, misclaims, row, rows_of_weights, weights_as_json
+from anabranch.catalogue.wanted import Wanted, narrowed
+from anabranch.catalogue.words import described, described_file, file_name
 from anabranch.screen import Column, bold, print_json, table, width_of, wrapped
 
+# What stands beside a name or a licence, and what it says
+DOUBTED = (
+    "*",
+    "a published figure of its size differs from the counted one by more than 1 %; 'anabranch show' says which",
+)
+FORBIDDEN = ("\N{DAGGER}", "its licence forbids commercial use")
 
-def print_list(pattern: str | None, *, sort: str, json: bool) -> None:
-    """Raises UnknownName where nothing fits the pattern."""
+
+def print_list(pattern: str | None, wanted: Wanted, *, weights: bool, sort: str, json: bool) -> None:
+    """A line an architecture, or with `weights` a line a set of weights.
+
+    Raises UnknownName where nothing fits the pattern, UsageError where nothing that fits it passes what is wanted.
+    """
     fitting = matching(pattern)
-    rows = [row(name) for name in fitting]
+    rows = narrowed(rows_of_weights(fitting) if weights else [row(name) for name in fitting], wanted)
     if sort != "family":
         rows.sort(key=ORDERS[sort])
     if json:
-        print_json([each.as_json() for each in rows])
-        return
+        print_json([weights_as_json(each) if weights else each.as_json() for each in rows])
+    elif weights:
+        print("\n".join(_weights_table(rows, width_of(sys.stdout))))
+    else:
+        print("\n".join(_architectures_table(rows, fitting, width_of(sys.stdout))))
+
+
+def _architectures_table(rows: list[Row], fitting: dict[str, list[str]], width: int | None) -> list[str]:
     columns = [Column("name"), Column("params M", right=True), Column("macs G", right=True), Column("px", right=True)]
     # what led to an architecture whose own name does not fit the pattern
     others = {name: [] if name in names else names for name, names in fitting.items()}
     by_alias = any(others.values())
     columns += [Column("top-1"), Column("found as" if by_alias else "highest by")]
-    cells = (_cells(each, others[each.name] if by_alias else None) for each in rows)
-    title, *lines = table(columns, cells, width=width_of(sys.stdout))
-    print("\n".join([bold(title), *lines]))
+    cells = []
+    for each in rows:
+        best = each.claimed()[-1][1].tag if each.claimed() else ""
+        cells.append((each.name, *_sizes(each), _range(each), ", ".join(others[each.name]) if by_alias else best))
+    title, *lines = table(columns, cells, width=width)
+    return [bold(title), *lines]
 
 
-def _cells(each: Row, others: list[str] | None) -> tuple[str, ...]:
-    claimed = each.claimed()
-    best = claimed[-1][1].tag if claimed else ""
+def _weights_table(rows: list[Row], width: int | None) -> list[str]:
+    """One line each; where names leave too little room for the rest, each stands on a line of its own."""
+    titles = {"params M": True, "macs G": True, "px": True, "top-1": False, "top-5": True, "at px": True}
+    columns = [
+        *(Column(title, right=right) for title, right in titles.items()),
+        Column("licence"),
+        Column("highest in"),
+    ]
+    names = [f"{each.weights[0].name}{f' {DOUBTED[0]}' if _doubted(each) else ''}" for each in rows]
+    cells = [_weights_cells(each) for each in rows]
+    if width is None or width > max(map(len, names)) + 88:
+        all_cells = [(name, *rest) for name, rest in zip(names, cells, strict=True)]
+        title, *lines = table([Column("name"), *columns], all_cells, width=width)
+    else:
+        title, *figures = table(columns, cells, width=width, indent=2)
+        lines = [line for pair in zip(names, figures, strict=True) for line in pair]
+    said = "\n".join(lines)
+    notes = [
+        wrapped(mark, text, width=width, label_width=2) for mark, text in (DOUBTED, FORBIDDEN) if f" {mark}" in said
+    ]
+    return [bold(title), *lines, *([""] if notes else []), *(line for note in notes for line in note)]
+
+
+def _weights_cells(each: Row) -> tuple[str, ...]:
+    [entry] = each.weights
+    if not each.claimed():
+        return (*_sizes(each), "", "", "", _licence(entry), "")
+    best = each.claimed()[-1][2]
+    top5 = "" if best.top5 is None else f"{best.top5:.2f}"
     return (
-        each.name,
-        f"{each.counted.params / 1e6:.2f}",
-        f"{each.counted.macs / 1e9:.2f}",
-        str(each.counted.input_px),
-        _range(claimed[0][0], claimed[-1][0]) if claimed else "",
-        best if others is None else ", ".join(others),
+        *_sizes(each),
+        _range(each),
+        top5,
+        str(best.input_px),
+        _licence(entry),
+        str(index().documents[best.document]),
     )
 
 
-def _range(lowest: float, highest: float) -> str:
-    low, high = f"{lowest:.2f}", f"{highest:.2f}"
+def _licence(entry: Weights) -> str:
+    return f"{entry.licence} {FORBIDDEN[0]}" if entry.non_commercial else entry.licence
+
+
+def _doubted(each: Row) -> bool:
+    return any(misclaims(entry, claim) for entry in each.weights for claim in entry.claims)
+
+
+def _sizes(each: Row) -> tuple[str, str, str]:
+    counted = each.counted
+    return f"{counted.params / 1e6:.2f}", f"{counted.macs / 1e9:.2f}", str(counted.input_px)
+
+
+def _range(each: Row) -> str:
+    claimed = each.claimed()
+    if not claimed:
+        return ""
+    low, high = f"{claimed[0][0]:.2f}", f"{claimed[-1][0]:.2f}"
     return high if low == high else f"{low}\N{EN DASH}{high}"
 
 
@@ -58,7 +120,7 @@ def print_show(name: str, *, json: bool) -> None:
         return
     width = width_of(sys.stdout)
     cited = _cited(found)
-    lines = [*_heading(found, width), *_names(found, width), *_claims(found, cited, width)]
+    lines = [*_heading(found, width), *_files(found, width), *_names(found, width), *_claims(found, cited, width)]
     print("\n".join([*lines, *_homonyms(found, cited, width), *_documents(cited)]))
 
 
@@ -76,6 +138,22 @@ def _heading(found: Found, width: int | None) -> list[str]:
     figures = f"{counted.params:,} parameters, {counted.macs:,} multiply-accumulates"
     lines += wrapped("counted", f"{figures} at {counted.input_px} px, {counted.num_classes:,} classes", width=width)
     return lines
+
+
+def _files(found: Found, width: int | None) -> list[str]:
+    if found.weights:
+        told = described_file(found.weights)
+        return ["", bold("File"), *(line for each in told for line in wrapped(*each, width=width))]
+    shown = _shown(found)
+    if not shown:
+        return []
+    columns = [Column("weights"), Column("px", right=True), Column("licence"), Column("file")]
+    cells = [(entry.tag, str(entry.input.crop_px), _licence(entry), file_name(entry)) for entry in shown]
+    lines = table(columns, cells, width=width, indent=2)
+    if any(entry.non_commercial for entry in shown):
+        lines += wrapped(*FORBIDDEN, width=width, label_width=2)
+    more = f"'anabranch show {shown[0].name}' says where that file lies and what input it wants"
+    return ["", bold("Files"), *lines, *wrapped("", more, width=width, label_width=0)]
 
 
 def _names(found: Found, width: int | None) -> list[str]:
@@ -106,13 +184,13 @@ def _homonyms(found: Found, cited: list[str], width: int | None) -> list[str]:
 def _claim_lines(claims: list[tuple[Weights, Claim]], cited: list[str], width: int | None) -> list[str]:
     titles = ("px", "top-1", "top-5", "params M", "flops G", "macs G")
     columns = [Column("weights"), *(Column(title, right=True) for title in titles), Column("in")]
-    figures = [
-        _at_the_point([getattr(claim, field) for _, claim in claims])
-        for field in ("top1", "top5", "params_m", "flops_g", "macs_g")
-    ]
     wrong = [misclaims(entry, claim) for entry, claim in claims]
-    if any(wrong):
-        figures[2] = [text + ("*" if note else " ") for text, note in zip(figures[2], wrong, strict=True)]
+    figures = []
+    for field in ("top1", "top5", "params_m", "flops_g", "macs_g"):
+        texts = _at_the_point([getattr(claim, field) for _, claim in claims])
+        if any(field in each for each in wrong):
+            texts = [text + ("*" if field in each else " ") for text, each in zip(texts, wrong, strict=True)]
+        figures.append(texts)
     whole = [
         [entry.tag for entry, _ in claims],
         [str(claim.input_px) for _, claim in claims],
@@ -122,7 +200,7 @@ def _claim_lines(claims: list[tuple[Weights, Claim]], cited: list[str], width: i
     told = [i for i, cells in enumerate(whole) if any(cell.strip() for cell in cells)]
     rows = zip(*(whole[i] for i in told), strict=True)
     lines = table([columns[i] for i in told], rows, width=width, indent=2)
-    notes = dict.fromkeys(note for note in wrong if note)
+    notes = dict.fromkeys(note for each in wrong for note in each.values())
     return [*lines, *(line for note in notes for line in wrapped("*", note, width=width, label_width=2))]
 
 
