@@ -98,6 +98,15 @@ def test_weights_stored_as_f16_halve_the_file_and_the_card_says_so(exported, tmp
     assert half.agreement["onnxruntime"]["f32"].relative <= 1e-5
 
 
+def test_a_net_that_need_not_be_kept_gives_the_same_artefact_and_ends_without_weights(exported, tmp_path):
+    kept, spent = pack(exported, tmp_path / "kept", **GIVEN), copy.deepcopy(exported)
+    card = pack(spent, tmp_path / "spent", **GIVEN, keep_net=False)
+    assert (card.weights, card.graphs["onnx"]) == (kept.weights, kept.graphs["onnx"])
+    assert (tmp_path / "kept/f32.bin").read_bytes() == (tmp_path / "spent/f32.bin").read_bytes()
+    assert {tensor.device.type for tensor in exported.state_dict().values()} == {"cpu"}
+    assert {tensor.device.type for tensor in spent.state_dict().values()} == {"meta"}
+
+
 def test_a_net_of_the_table_is_called_by_its_name(exported, tmp_path, monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "tiny", exported.arch)
     assert pack(exported, tmp_path / "a", **GIVEN).architecture == "tiny"

@@ -10,6 +10,8 @@ from anabranch.errors import Error, need
 from anabranch.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from anabranch.checkpoints.identify import identify
+    from anabranch.checkpoints.load import load
     from anabranch.nets.count import count
     from anabranch.nets.net import build
     from anabranch.runtimes.open import builtin, open_model
@@ -18,15 +20,30 @@ _LAZY = {  # importing anabranch imports neither torch nor an engine
     "build": "anabranch.nets.net",
     "builtin": "anabranch.runtimes.open",
     "count": "anabranch.nets.count",
+    "identify": "anabranch.checkpoints.identify",
+    "load": "anabranch.checkpoints.load",
     "open_model": "anabranch.runtimes.open",
 }
 
-__all__ = ["ARCHITECTURES", "Arch", "Error", "Quirk", "__version__", "arch", "build", "builtin", "count", "open_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "Arch",
+    "Error",
+    "Quirk",
+    "__version__",
+    "arch",
+    "build",
+    "builtin",
+    "count",
+    "identify",
+    "load",
+    "open_model",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'anabranch' has no attribute {name!r}")
-    if _LAZY[name].startswith("anabranch.nets."):
+    if _LAZY[name].startswith(("anabranch.nets.", "anabranch.checkpoints.")):
         need("torch", extra="torch")
     return getattr(importlib.import_module(_LAZY[name]), name)

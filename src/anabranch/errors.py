@@ -10,6 +10,7 @@ Error                     the root: `except anabranch.Error` catches all of thes
 ├── DatasetError          a labelled set that cannot be read, or labels that contradict the model
 ├── CheckpointError       a weights or training file that is damaged or not of a kind that is read here
 │   └── WeightsMismatch   tensors that are not the net's: missing, left over or misshapen ones are listed
+├── FetchError            a published file that cannot be had, or is not the one that was published
 ├── CatalogueError        a file of the catalogue that breaks the catalogue's rules
 ├── ArtefactError         an artefact folder that is damaged, incomplete or newer than this version
 └── ExportError           an export whose answers are too far from the net's
@@ -61,6 +62,10 @@ class CheckpointError(Error):
 
 
 class WeightsMismatch(CheckpointError):
+    pass
+
+
+class FetchError(Error):
     pass
 
 

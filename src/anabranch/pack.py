@@ -18,11 +18,11 @@ from anabranch.agree import agreement, logits_of
 from anabranch.arch import ARCHITECTURES, Arch
 from anabranch.artefact import replacing, write_card
 from anabranch.card import Agreement, Card, Weights
+from anabranch.checkpoints.trained import open_trained
 from anabranch.errors import ExportError, UsageError
 from anabranch.export.eager import EagerPredictor
 from anabranch.export.write import FORMATS, weights_sha256, write_graphs
 from anabranch.images.preprocess import Preprocess
-from anabranch.nets.load import load_trained
 from anabranch.nets.net import Net
 from anabranch.runtimes.open import ENGINES, open_model
 from anabranch.version import VERSION
@@ -47,12 +47,15 @@ def pack(
     pictures: NDArray[np.uint8] | None = None,
     pictures_name: str | None = None,
     overwrite: bool = False,
+    keep_net: bool = True,
 ) -> Card:
     """Write the artefact of `net` to `folder`, measure every engine's agreement with it, and give the card.
 
     pictures: (N, S, S, 3) uint8 to measure on, said as `pictures_name` on the card; the synthetic ones if None.
-    stored: f32, or f16 for OpenVINO files of half the size. Nothing is left behind if it fails. Raises UsageError,
-    ArtefactError, and ExportError for an engine whose answers are too far from the net's.
+    stored: f32, or f16 for OpenVINO files of half the size. keep_net: False lets go of the net's weights before an
+    engine is opened, for which a large net needs the memory; the net is left on the meta device. Nothing is left
+    behind if it fails. Raises UsageError, ArtefactError, and ExportError for an engine whose answers are too far from
+    the net's.
     """
     if len(labels) != net.num_classes:
         raise UsageError(f"{len(labels)} labels for a net of {net.num_classes} classes; one for each is wanted")
@@ -73,7 +76,10 @@ def pack(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         write_card(staging, card)  # the engines open an artefact, so it must be one
-        card = replace(card, agreement=_measured(EagerPredictor(net, card), staging, pictures))
+        wanted = _answers(net, card, pictures)
+        if not keep_net:
+            net.to("meta")
+        card = replace(card, agreement=_measured(card, staging, pictures, wanted))
         write_card(staging, card)
     return card
 
@@ -82,12 +88,16 @@ def pack_checkpoint(
     checkpoint: Path,
     folder: Path | str,
     *,
+    like: str | None = None,
     formats: Iterable[str] = FORMATS,
     stored: str = "f32",
     overwrite: bool = False,
 ) -> Card:
-    """`pack` of what `anabranch train` wrote. Raises CheckpointError too."""
-    trained = load_trained(checkpoint)
+    """`pack` of what `anabranch train` wrote, of published weights, or of any zoo's file `like` published weights.
+
+    Raises what `anabranch.checkpoints.trained.open_trained` raises, too.
+    """
+    trained = open_trained(checkpoint, like=like)
     return pack(
         trained.net,
         folder,
@@ -98,6 +108,7 @@ def pack_checkpoint(
         formats=formats,
         stored=stored,
         overwrite=overwrite,
+        keep_net=False,
     )
 
 
@@ -112,14 +123,21 @@ def synthetic_pictures(size_px: int) -> NDArray[np.uint8]:
     return np.concatenate([noise, (start + ways * (end - start)).astype(np.uint8)])
 
 
-def _measured(reference: EagerPredictor, folder: Path, pictures: NDArray[np.uint8]) -> dict[str, dict[str, Agreement]]:
-    """Every engine that reads a format of the artefact, in f32, against the net. Raises ExportError."""
-    wanted = logits_of(reference, pictures, batch=4)
-    if not np.isfinite(wanted).all():
+def _answers(net: Net, card: Card, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The net's own logits, (N, K). Raises ExportError."""
+    logits = logits_of(EagerPredictor(net, card), pictures, batch=4)
+    if not np.isfinite(logits).all():
         raise ExportError("the net itself answers with values that are not finite; there is nothing to export")
+    return logits
+
+
+def _measured(
+    card: Card, folder: Path, pictures: NDArray[np.uint8], wanted: NDArray[np.float32]
+) -> dict[str, dict[str, Agreement]]:
+    """Every engine that reads a format of the artefact, in f32, against the net's logits. Raises ExportError."""
     measured = {}
     for name, engine in ENGINES.items():
-        graph = reference.card.graphs.get(engine.format, {}).get("f32")
+        graph = card.graphs.get(engine.format, {}).get("f32")
         if graph is None:
             continue
         met = agreement(open_model(folder, engine=name), wanted, pictures, batch=4)

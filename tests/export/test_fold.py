@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from anabranch.arch import Arch, Quirk
-from anabranch.export.fold import folded
+from anabranch.export.fold import folded, folded_tensors, hollow
 from anabranch.nets.net import build
 
 BOTTLENECK = {"depths": (1, 1), "width": 8, "groups": 2, "group_width": 64}
@@ -67,3 +67,20 @@ def test_each_weight_is_rounded_once(shake):
         part.norm.weight.double() / (part.norm.running_var.double() + part.norm.eps).sqrt()
     ).reshape(-1, 1, 1, 1)
     assert torch.equal(folded(net).stem.conv1[0].weight, exact.float())
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_tensors_one_at_a_time_are_those_of_the_folded_net(name, shake):
+    net = shake(build(SPECS[name], num_classes=7))
+    wanted = folded(net).state_dict()
+    met = {name: compute() for name, compute in folded_tensors(net)}
+    assert set(met) == set(wanted)
+    assert all(torch.equal(met[name], tensor) for name, tensor in wanted.items())
+
+
+def test_a_hollow_net_has_every_shape_and_no_value():
+    net = build(SPECS["squeezed, deep stem, pooled"])
+    met, wanted = hollow(net).state_dict(), net.state_dict()
+    assert {name: tensor.shape for name, tensor in met.items()} == {name: each.shape for name, each in wanted.items()}
+    assert {tensor.device.type for tensor in met.values()} == {"meta"}
+    assert {tensor.device.type for tensor in wanted.values()} == {"cpu"}

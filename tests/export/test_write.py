@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from anabranch.arch import Arch, Quirk
+from anabranch.errors import ExportError
 from anabranch.export.write import weights_sha256, write_graphs
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import build
@@ -167,3 +168,19 @@ def test_the_file_that_another_graph_needs_is_not_left_behind(packed, tmp_path, 
     monkeypatch.setattr("anabranch.export.write.write_onnx", copied)
     write_graphs(packed.net, tmp_path, preprocess=Preprocess(crop_px=33, resize_px=33), formats=["openvino"])
     assert {path.name for path in tmp_path.iterdir()} == {"f32.xml", "f32.bin"}
+
+
+def test_a_failure_after_the_first_file_leaves_nothing_behind(packed, tmp_path, monkeypatch):
+    def copied(graph, path, *, size_px):
+        path.write_bytes((packed.folder / "f32.onnx").read_bytes())
+        return [path.name]
+
+    def failing(onnx_path, path, *, stored):
+        path.write_text("<half of a graph")
+        raise ExportError("the disk is full")
+
+    monkeypatch.setattr("anabranch.export.write.write_onnx", copied)
+    monkeypatch.setattr("anabranch.export.write.write_openvino", failing)
+    with pytest.raises(ExportError, match="the disk is full"):
+        write_graphs(packed.net, tmp_path, preprocess=Preprocess(crop_px=33, resize_px=33))
+    assert list(tmp_path.iterdir()) == []

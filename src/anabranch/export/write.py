@@ -11,7 +11,6 @@ import torch
 from anabranch.artefact import described
 from anabranch.card import Graph
 from anabranch.errors import ExportError, UsageError, nearest
-from anabranch.export.fold import folded
 from anabranch.export.graph import PixelsToLogits
 from anabranch.export.onnx import write_onnx
 from anabranch.export.openvino import write_openvino
@@ -29,23 +28,24 @@ def write_graphs(
     """Write the f32 graph of `net` in each format, and give what the card says of the files.
 
     `stored` = f16 halves OpenVINO's files; an ONNX file always holds f32. The net must be float32 on the CPU; it
-    stays as it is. Raises UsageError, ExportError.
+    stays as it is, and a failure leaves nothing in `folder`. Raises UsageError, ExportError.
     """
     formats = _known(formats)
     if stored not in STORED:
         raise UsageError(f"stored = {stored!r} is not a way to store weights; there are {', '.join(STORED)}")
     _check(net)
-    graph = PixelsToLogits(folded(net), preprocess).eval()
+    graph = PixelsToLogits(net, preprocess)
     files: dict[str, Graph] = {}
-    with tempfile.TemporaryDirectory(dir=folder, prefix="onnx.") as scratch:
-        onnx_folder = folder if "onnx" in formats else Path(scratch)
-        onnx_path = onnx_folder / "f32.onnx"
-        names = write_onnx(graph, onnx_path, size_px=preprocess.crop_px)
-        if "openvino" in formats:
-            xml_names = write_openvino(onnx_path, folder / "f32.xml", stored=stored)
-            files["openvino"] = Graph(stored, described(folder, xml_names))
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".graphs.") as scratch:
+        made = Path(scratch)
+        names = write_onnx(graph, made / "f32.onnx", size_px=preprocess.crop_px)
         if "onnx" in formats:
-            files["onnx"] = Graph("f32", described(folder, names))
+            files["onnx"] = Graph("f32", described(made, names))
+        if "openvino" in formats:
+            names = write_openvino(made / "f32.onnx", made / "f32.xml", stored=stored)
+            files["openvino"] = Graph(stored, described(made, names))
+        for name in (name for each in files.values() for name in each.files):
+            (made / name).rename(folder / name)
     return {name: {"f32": files[name]} for name in formats}
 
 

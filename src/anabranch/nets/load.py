@@ -61,8 +61,11 @@ def load_trained(path: Path) -> Trained:
     return Trained(net=net.eval(), name=name, licence=licence, class_names=classes, preprocess=preprocess)
 
 
-def load_strictly(net: Net, tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Every tensor of the net from `tensors`, none left over. Raises WeightsMismatch that lists whatever differs."""
+def load_strictly(net: Net, tensors: Mapping[str, Tensor], *, where: str, assign: bool = False) -> None:
+    """Every tensor of the net from `tensors`, none left over. Raises WeightsMismatch that lists whatever differs.
+
+    `assign` takes the tensors themselves instead of copies, for a net that was built on the meta device.
+    """
     wanted = net.state_dict()
     missing = [name for name in wanted if name not in tensors]
     left_over = [name for name in tensors if name not in wanted]
@@ -73,4 +76,4 @@ def load_strictly(net: Net, tensors: Mapping[str, Tensor], *, where: str) -> Non
     ]
     if differences := differing(missing, left_over, misshapen):
         raise WeightsMismatch(f"{where}: does not fit {describe(net.arch)}: {differences}")
-    net.load_state_dict(dict(tensors), strict=True)
+    net.load_state_dict(dict(tensors), strict=True, assign=assign)

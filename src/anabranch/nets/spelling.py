@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -105,47 +105,84 @@ def shapes(arch: Arch, *, num_classes: int = 1000, in_channels: int = 3) -> dict
 
 def spellings(arch: Arch, told: Dialect) -> dict[str, Spelled]:
     """Our name -> theirs, for every tensor that they keep. Raises WeightsMismatch for a net that their code refuses."""
+    return _spellings(arch, told, shapes(arch))
+
+
+def _spellings(arch: Arch, told: Dialect, names: Iterable[str]) -> dict[str, Spelled]:
     if reason := told.refuses(arch):
         raise WeightsMismatch(f"{told.name} does not compute {describe(arch)}: {reason}")
-    spelled = {name: spell(arch, name, told) for name in shapes(arch)}
+    spelled = {name: spell(arch, name, told) for name in names}
     return {name: theirs for name, theirs in spelled.items() if theirs is not None}
 
 
-def head_name(arch: Arch, told: Dialect) -> str:
-    """Their name of the classifier's weights."""
-    return f"{told.table(arch).head}.weight"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """What a zoo's tensors are to a net: `ours` by our names, sharing memory, and whatever differs, by theirs."""
+
+    ours: dict[str, Tensor]
+    missing: list[str]
+    left_over: list[str]
+    misshapen: list[str]
+
+    @property
+    def num_differences(self) -> int:
+        return len(self.missing) + len(self.left_over) + len(self.misshapen)
+
+    def __str__(self) -> str:
+        return differing(self.missing, self.left_over, self.misshapen)
 
 
-def to_ours(arch: Arch, theirs: Mapping[str, Tensor], told: Dialect, *, where: str) -> dict[str, Tensor]:
-    """A zoo's tensors by our names, sharing memory; for as many classes as its head has.
+def match(arch: Arch, theirs: Mapping[str, Tensor], told: Dialect) -> Match:
+    """Their tensors held against a net of as many classes and input channels as they have themselves.
 
     Counts of batches, which nothing here reads and files of older torch lack, are zero where they are absent. Raises
-    WeightsMismatch that lists by their names all that is missing, left over or misshapen.
+    WeightsMismatch for a net that the dialect refuses.
     """
-    spelled = spellings(arch, told)
-    head = theirs.get(head_name(arch, told))
-    num_classes = head.shape[1 if told.linear_is_transposed else 0] if head is not None and head.dim() == 2 else 1000
-    in_channels = _in_channels(theirs.get(spelled["stem.conv1.conv.weight"].name))
-    wanted = shapes(arch, num_classes=num_classes, in_channels=in_channels)
-    found, missing, misshapen = {}, [], []
-    for ours, shape in wanted.items():
+    num_classes, in_channels = _ends(arch, theirs, told)
+    wanted_shapes = shapes(arch, num_classes=num_classes, in_channels=in_channels)
+    spelled = _spellings(arch, told, wanted_shapes)
+    found: dict[str, Tensor] = {}
+    missing, misshapen = [], []
+    for ours, shape in wanted_shapes.items():
         spelling = spelled.get(ours)
         tensor = theirs.get(spelling.name) if spelling else None
         if spelling is not None and tensor is not None:
-            if tensor.shape != spelling.layout.shape(shape):
-                misshapen.append(f"{spelling.name} {tuple(tensor.shape)} for {tuple(spelling.layout.shape(shape))}")
-            else:
+            wanted = spelling.layout.shape(shape)
+            if tensor.shape == wanted:
                 found[ours] = spelling.layout.to_ours(tensor)
+            else:
+                misshapen.append(f"{spelling.name} {tuple(tensor.shape)} for {tuple(wanted)}")
         elif ours.endswith(".num_batches_tracked"):
             found[ours] = torch.zeros((), dtype=torch.long)
-        else:
-            assert spelling is not None
+        elif spelling is not None:
             missing.append(spelling.name)
     known = {spelling.name for spelling in spelled.values()}
-    differences = differing(missing, [name for name in theirs if name not in known], misshapen)
-    if differences:
-        raise WeightsMismatch(f"{where}: does not fit {describe(arch)} as {told.name} spells it: {differences}")
-    return found
+    left_over = [name for name in theirs if name not in known]
+    return Match(ours=found, missing=missing, left_over=left_over, misshapen=misshapen)
+
+
+def _ends(arch: Arch, theirs: Mapping[str, Tensor], told: Dialect) -> tuple[int, int]:
+    """Classes and input channels of their tensors, where the head and the stem are there and shaped like such."""
+    head, stem = (theirs.get(name) for name in ends(arch, told))
+    num_classes = head.shape[1 if told.linear_is_transposed else 0] if head is not None and head.dim() == 2 else 1000
+    return num_classes, stem.shape[1] if stem is not None and stem.dim() == 4 else 3
+
+
+def ends(arch: Arch, told: Dialect) -> tuple[str, str]:
+    """Their names of the classifier's and of the first convolution's weights."""
+    stem = spell(arch, "stem.conv1.conv.weight", told)
+    head = spell(arch, "head.weight", told)
+    assert head is not None
+    assert stem is not None
+    return head.name, stem.name
+
+
+def to_ours(arch: Arch, theirs: Mapping[str, Tensor], told: Dialect, *, where: str) -> dict[str, Tensor]:
+    """A zoo's tensors by our names. Raises WeightsMismatch that lists by their names all that does not fit."""
+    met = match(arch, theirs, told)
+    if met.num_differences:
+        raise WeightsMismatch(f"{where}: does not fit {describe(arch)} as {told.name} spells it: {met}")
+    return met.ours
 
 
 def to_theirs(arch: Arch, ours: Mapping[str, Tensor], told: Dialect) -> dict[str, Tensor]:
@@ -167,7 +204,3 @@ def describe(arch: Arch) -> str:
     """Its name, or in words where it has none."""
     named = next((name for name, row in ARCHITECTURES.items() if row == arch), None)
     return named or f"a {arch.block} net of depths {list(arch.depths)}"
-
-
-def _in_channels(stem: Tensor | None) -> int:
-    return stem.shape[1] if stem is not None and stem.dim() == 4 else 3

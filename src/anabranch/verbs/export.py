@@ -1,4 +1,4 @@
-"""`anabranch export`: a trained checkpoint becomes an artefact."""
+"""`anabranch export`: a checkpoint, or published weights, become an artefact."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from pathlib import Path
 
 from anabranch.errors import need
 from anabranch.screen import print_json
+from anabranch.verbs.models import checkpoint
 
 
-def run(checkpoint: str, *, out: str, formats: Sequence[str], stored: str, overwrite: bool, json: bool) -> int:
+def run(
+    name: str, *, out: str, like: str | None, formats: Sequence[str], stored: str, overwrite: bool, json: bool
+) -> int:
     need("torch", extra="torch")
     need("onnxscript", extra="torch")
     from anabranch.card import card_to_json
     from anabranch.pack import pack_checkpoint
 
-    card = pack_checkpoint(Path(checkpoint), Path(out), formats=formats, stored=stored, overwrite=overwrite)
+    file, named = checkpoint(name)
+    card = pack_checkpoint(file, out, like=like or named, formats=formats, stored=stored, overwrite=overwrite)
     if json:
         print_json(card_to_json(card))
         return 0

@@ -14,9 +14,10 @@ from anabranch.runtimes.predictor import Predictor
 def open_named(
     name: str | None, *, engine: str = "openvino", precision: str = "f32", threads: int | None = None
 ) -> Predictor:
-    """The model called `name`: an artefact folder, a trained checkpoint (.safetensors), or the built-in one if None.
+    """The model called `name`: an artefact folder, a checkpoint, published weights, or the built-in one if None.
 
-    A checkpoint is exported once and kept in the cache. Raises UsageError, UnknownName, ArtefactError, CheckpointError.
+    What is not an artefact is exported once and kept in the cache. Raises UsageError, UnknownName, ArtefactError,
+    CheckpointError, FetchError.
     """
     return open_model(_artefact(name), engine=engine, precision=precision, threads=threads)
 
@@ -24,38 +25,41 @@ def open_named(
 def _artefact(name: str | None) -> Path:
     if name is None:
         return builtin()
-    path = Path(name)
-    if path.is_dir():
-        return path
-    if path.is_file():
-        return exported(path)
+    if Path(name).is_dir():
+        return Path(name)
+    return exported(*checkpoint(name))
 
-    from anabranch.catalogue.find import find
+
+def checkpoint(name: str) -> tuple[Path, str | None]:
+    """The file called `name`, fetched where it is the name of published weights, and the weights that it is like.
+
+    Raises UsageError, UnknownName, FetchError.
+    """
+    if Path(name).is_file():
+        return Path(name), None
+
+    from anabranch.verbs.fetch import bring, meant
 
     try:
-        found = find(name)
+        weights = meant(name)
     except UnknownName:
-        if path.suffix or os.sep in name:
-            raise UsageError(
-                f"{name}: no such file or folder; give an artefact folder or a trained checkpoint"
-            ) from None
+        if Path(name).suffix in (".safetensors", ".pth", ".pt", ".pdparams") or os.sep in name:
+            raise UsageError(f"{name}: no such file or folder; give an artefact folder or a checkpoint") from None
         raise
-    raise UnknownName(
-        f"{name} is the architecture {found.architecture}, and this version fetches no weights of it; "
-        "give an artefact folder, or a checkpoint that 'anabranch train' wrote"
-    )
+    need("torch", extra="torch")  # before a long download
+    return bring(weights).path, weights.name
 
 
-def exported(checkpoint: Path) -> Path:
-    """The artefact of a trained checkpoint, from the cache where it has been exported before."""
+def exported(file: Path, like: str | None = None) -> Path:
+    """The artefact of a checkpoint, from the cache where it has been exported before."""
     need("torch", extra="torch")
     need("onnxscript", extra="torch")
     from anabranch.artefact import CARD_FILE, sha256
     from anabranch.pack import pack_checkpoint
     from anabranch.version import VERSION
 
-    folder = cache_folder() / "artefacts" / f"{sha256(checkpoint)[:32]}-{VERSION}"
+    folder = cache_folder() / "artefacts" / f"{sha256(file)[:32]}{f'-{like}' if like else ''}-{VERSION}"
     if not (folder / CARD_FILE).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        pack_checkpoint(checkpoint, folder, overwrite=True)
+        pack_checkpoint(file, folder, like=like, overwrite=True)
     return folder

@@ -1,0 +1,163 @@
+"""How much memory a large net takes on its way to an answer, step by step, and as a share of its weights.
+
+    python benchmarks/large.py NAME [PX] [RESULTS.jsonl]
+
+One process builds the net with fresh weights and packs it for every engine; then one process for each engine
+classifies one picture. The peak of a step is Linux's VmHWM, set back after the step before it: all memory that is
+resident at one time, files mapped into it counted too. Wants Linux, and room for twice the weights where temporary
+files lie (TMPDIR).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from anabranch.record import record
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "src/anabranch/builtin/samples/trouser.png"
+ENGINES = ("openvino", "onnxruntime")
+
+
+class Steps:
+    """Peak memory in bytes and wall seconds of each step that has ended."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, dict[str, float]] = {}
+        self._started = time.perf_counter()
+
+    def end(self, name: str) -> None:
+        now = time.perf_counter()
+        step = self.done.setdefault(name, {"peak_bytes": 0, "wall_s": 0.0})
+        step["peak_bytes"] = max(step["peak_bytes"], _peak_bytes())
+        step["wall_s"] = round(step["wall_s"] + now - self._started, 1)
+        self._started = now
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM becomes what is resident now: man 5 proc
+
+    def end_with(self, module: str, function: str, name: Callable[..., str]) -> None:
+        """Have a step end, called `name` of the arguments, whenever this function of this module has answered."""
+        self._watch(module, function, lambda *args: None, lambda *args: self.end(name(*args)))
+
+    def end_before(self, module: str, function: str, name: str) -> None:
+        """Have a step end whenever this function of this module is about to be called."""
+        self._watch(module, function, lambda *args: self.end(name), lambda *args: None)
+
+    def _watch(self, module: str, function: str, before: Callable[..., None], after: Callable[..., None]) -> None:
+        home = importlib.import_module(module)
+        called = getattr(home, function)
+
+        @functools.wraps(called)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            before(*args)
+            answer = called(*args, **kwargs)
+            after(*args)
+            return answer
+
+        setattr(home, function, watched)
+
+
+def _peak_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
+
+def build_and_pack(name: str, size_px: int, folder: str) -> dict[str, Any]:
+    steps = Steps()
+    import torch
+
+    from anabranch.images.preprocess import Preprocess
+    from anabranch.nets.net import build
+    from anabranch.pack import pack
+
+    steps.end_with("anabranch.export.write", "write_onnx", lambda *_: "fold, write ONNX")
+    steps.end_with("anabranch.export.write", "write_openvino", lambda *_: "write OpenVINO IR")
+    steps.end_with("anabranch.pack", "_answers", lambda *_: "the net's own answers")
+    steps.end_before("anabranch.pack", "open_model", "let go of the net or of an engine")
+    steps.end_with("anabranch.pack", "agreement", lambda predictor, *_: f"agreement, {predictor.engine}")
+    steps.end("import torch")
+    torch.manual_seed(0)
+    net = build(name).eval()
+    for part in net.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):  # folded, a new one gives biases of zeros, which are left out
+            torch.nn.init.normal_(part.bias, std=0.1)
+    weights_bytes = sum(tensor.nbytes for tensor in net.parameters())
+    steps.end("build")
+    card = pack(
+        net,
+        folder,
+        preprocess=Preprocess(crop_px=size_px, resize_px=size_px),
+        labels=[f"class {index}" for index in range(net.num_classes)],
+        weights_name=f"{name}.random",
+        licence="CC0-1.0",
+        keep_net=False,
+    )
+    steps.end("the rest")
+    relative = {engine: met["f32"].relative for engine, met in card.agreement.items()}
+    return {"weights_bytes": weights_bytes, "steps": steps.done, "agreement": relative}
+
+
+def classify(folder: str, engine: str) -> dict[str, Any]:
+    steps = Steps()
+    from anabranch.cli import main
+
+    sys.argv = ["anabranch", "classify", str(SAMPLE), "-m", folder, "--engine", engine]
+    try:
+        main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    steps.end(f"classify one picture, {engine}")
+    return {"steps": steps.done}
+
+
+def in_a_process_of_its_own(*call: str) -> dict[str, Any]:
+    command = [sys.executable, str(Path(__file__)), *call]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def measure(name: str, size_px: int, results: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = str(Path(scratch) / "artefact")
+        packed = in_a_process_of_its_own("build-and-pack", name, str(size_px), folder)
+        steps, weights_bytes = packed["steps"], packed["weights_bytes"]
+        for engine in ENGINES:
+            steps |= in_a_process_of_its_own("classify", folder, engine)["steps"]
+    for step in steps.values():
+        step["of_weights"] = round(step["peak_bytes"] / weights_bytes, 3)
+    print(f"{name} at {size_px} px: weights of {weights_bytes / 1e6:,.0f} MB")
+    for label, step in steps.items():
+        print(f"  {label:36} {step['peak_bytes'] / 1e6:9,.0f} MB {step['of_weights']:6.2f}x {step['wall_s']:9.1f} s")
+    worst = max(steps, key=lambda label: steps[label]["peak_bytes"])
+    print(f"  at most {steps[worst]['of_weights']:.2f}x the weights: {worst}")
+    for engine, relative in packed["agreement"].items():
+        print(f"  {engine}: {relative:.1e} of the largest logit from the net")
+    if results is not None:
+        measured = {"weights_bytes": weights_bytes, "steps": steps, "agreement": packed["agreement"]}
+        record(results, {"what": "memory of a large net", "net": name, "size_px": size_px, **measured})
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case ["build-and-pack", name, size_px, folder]:
+            print(json.dumps(build_and_pack(name, int(size_px), folder)))
+        case ["classify", folder, engine]:
+            print(json.dumps(classify(folder, engine)))
+        case [name, *rest] if len(rest) <= 2:
+            measure(name, int(rest[0]) if rest else 224, Path(rest[1]) if len(rest) > 1 else None)
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

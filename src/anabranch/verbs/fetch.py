@@ -1,0 +1,93 @@
+"""`anabranch fetch`: the published files of some weights, verified, in the cache."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from anabranch.catalogue.facts import Weights
+from anabranch.catalogue.find import find, weights_of
+from anabranch.errors import UsageError
+from anabranch.fetch import Fetched, FetchError, Progress, fetch
+from anabranch.fetch.weights import Report
+from anabranch.screen import bold, print_json
+
+
+def run(names: Sequence[str], *, verify: bool, json: bool) -> int:
+    """Print where each file lies and return the exit status: 1 where one could not be had."""
+    wanted = {weights.name: weights for weights in map(meant, names)}  # each once
+    rows: list[dict[str, Any]] = []
+    status = 0
+    for weights in wanted.values():
+        try:
+            fetched = bring(weights, verify=verify)
+        except FetchError as error:
+            print(f"error: {error}", file=sys.stderr)
+            rows.append({"name": weights.name, "error": str(error)})
+            status = 1
+            continue
+        rows.append(_as_json(weights, fetched))
+        if not json:
+            print(f"{bold(weights.name)}\n  {fetched.path}\n  {fetched.size_bytes:,} bytes; {fetched.verified}")
+    if json:
+        print_json(rows)
+    return status
+
+
+def bring(weights: Weights, *, verify: bool = False) -> Fetched:
+    """Fetch, with a warning of a licence that forbids commercial use and a progress bar. Raises FetchError."""
+    if weights.non_commercial:
+        print(f"warning: {weights.name} is under {weights.licence}, which forbids commercial use", file=sys.stderr)
+    with _shown(weights.name) as report:
+        return fetch(weights, verify=verify, report=report)
+
+
+def meant(name: str) -> Weights:
+    """The weights called `name`. Raises UnknownName, and UsageError where it leaves open which weights are meant."""
+    found = find(name)
+    if found.weights is not None:
+        return found.weights
+    known = weights_of(found.architecture)
+    if not known:
+        raise UsageError(f"{name} is an architecture of which no published weights are known; train your own")
+    if len(known) > 1:
+        listed = ", ".join(f"{weights.name} ({weights.licence})" for weights in known)
+        raise UsageError(f"{name} is an architecture with several sets of weights; say which of them: {listed}")
+    print(f"{name} is an architecture; {known[0].name} are its only weights", file=sys.stderr)
+    return known[0]
+
+
+@contextmanager
+def _shown(name: str) -> Iterator[Report]:
+    """A report that draws a bar with rate and time left on standard error, where a person watches."""
+    if not sys.stderr.isatty():
+        yield lambda progress: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+
+        def report(progress: Progress) -> None:
+            doing = "waiting for another process" if progress.doing == "waiting" else progress.doing
+            bar.update(task, description=f"{name}: {doing}", completed=progress.done_bytes, total=progress.total_bytes)
+
+        yield report
+
+
+def _as_json(weights: Weights, fetched: Fetched) -> dict[str, Any]:
+    return {
+        "name": weights.name,
+        "path": str(fetched.path),
+        "url": fetched.url,
+        "size_bytes": fetched.size_bytes,
+        "sha256": fetched.sha256,
+        "verified": fetched.verified,
+        "licence": weights.licence,
+        "non_commercial": weights.non_commercial,
+    }

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anabranch.arch import ARCHITECTURES
+from anabranch.nets.dialects import DIALECTS
+from anabranch.nets.net import build
+from anabranch.nets.spelling import to_theirs
+
+
+@pytest.fixture(scope="module")
+def net(shake):
+    torch.manual_seed(0)
+    return shake(build("seresnet18d_paddle"))
+
+
+@pytest.fixture
+def mirrored(net, tmp_path, monkeypatch):
+    """A folder that stands in for PaddleClas' address, which publishes no hash, and holds random weights."""
+    theirs = to_theirs(ARCHITECTURES["seresnet18d_paddle"], net.state_dict(), DIALECTS["paddleclas"])
+    arrays = {name: tensor.contiguous().numpy() for name, tensor in theirs.items()}
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror/SE_ResNet18_vd_pretrained.pdparams").write_bytes(pickle.dumps(arrays, protocol=2))
+    monkeypatch.setenv("ANABRANCH_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "mirror/SE_ResNet18_vd_pretrained.pdparams"
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    """As large as PaddleClas resizes to, so that nothing but its crop is left to do."""
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def expected(net: torch.nn.Module, photo: Path) -> np.ndarray:
+    square = np.asarray(Image.open(photo))[16:240, 16:240] / 255
+    x = torch.from_numpy((square - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225])
+    with torch.inference_mode():
+        return net(x.permute(2, 0, 1)[None].float()).softmax(1)[0].numpy()
+
+
+def test_the_name_of_published_weights_leads_to_their_answers(anabranch, net, mirrored, photo) -> None:
+    done = anabranch("classify", "-m", "SE_ResNet18_vd", photo, "--json", "--top", 3)
+    assert (done.status, done.err) == (0, "")
+    (answer,) = json.loads(done.out)
+    probabilities = expected(net, photo)
+    assert [guess["class"] for guess in answer["guesses"]] == np.argsort(-probabilities)[:3].tolist()
+    assert answer["guesses"][0]["probability"] == pytest.approx(probabilities.max(), rel=1e-3)
+
+
+def test_a_zoos_file_is_exported_like_the_weights_it_is_like(anabranch, mirrored, tmp_path) -> None:
+    done = anabranch("export", mirrored, "-o", tmp_path / "artefact", "--format", "openvino", "--json")
+    assert done.status == 2
+    assert "name published weights that it is like" in done.err
+    like = ["--like", "seresnet18d_paddle.paddle_in1k"]
+    done = anabranch("export", mirrored, "-o", tmp_path / "artefact", "--format", "openvino", "--json", *like)
+    card = json.loads(done.out)
+    assert (card["architecture"]["name"], card["licence"]) == ("seresnet18d_paddle", "Apache-2.0")
+    assert (card["preprocess"]["resampler"], card["preprocess"]["rounding"]) == ("opencv-bilinear", "paddleclas")
+    assert (tmp_path / "artefact/labels.txt").read_text().splitlines()[0] == "tench"
+
+
+def test_a_file_that_is_not_there_is_no_misspelt_name(anabranch, photo) -> None:
+    done = anabranch("classify", "-m", "drawer/net.pth", photo)
+    assert (done.status, done.err.splitlines()) == (
+        2, ["error: drawer/net.pth: no such file or folder; give an artefact folder or a checkpoint"])  # fmt: skip
+
+
+def test_identify_says_what_a_file_is(anabranch, mirrored) -> None:
+    done = anabranch("identify", mirrored)
+    assert "is        seresnet18d_paddle, as paddleclas spells it" in done.out
+    assert "classes   1,000" in done.out
+    told = json.loads(anabranch("identify", mirrored, "--json").out)
+    assert told["candidates"] == [{"architecture": "seresnet18d_paddle", "dialect": "paddleclas"}]
+
+
+def test_convert_writes_what_identify_knows_again(anabranch, mirrored, tmp_path) -> None:
+    done = anabranch("convert", mirrored, "-o", tmp_path / "again.safetensors", "--to", "paddleclas")
+    assert done.out.startswith(f"{tmp_path / 'again.safetensors'}: seresnet18d_paddle as paddleclas spells it, ")
+    told = json.loads(anabranch("identify", tmp_path / "again.safetensors", "--json").out)
+    assert told["kind"] == "safetensors"
+    assert told["candidates"] == [{"architecture": "seresnet18d_paddle", "dialect": "paddleclas"}]
+
+
+def test_convert_refuses_a_net_that_the_other_zoo_computes_differently(anabranch, mirrored, tmp_path) -> None:
+    done = anabranch("convert", mirrored, "-o", tmp_path / "timm.pth", "--to", "timm")
+    assert done.status == 1
+    assert "timm does not compute seresnet18d_paddle: it has nothing like projected_first_shortcut" in done.err
