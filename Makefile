@@ -1,6 +1,7 @@
 # make demo    classify the sample photos with the built-in model (no torch)
 # make test    every test, with a coverage figure
 # make check   format, lint, types, floors
+# make parity  the publishers' own code against ours; parity-large: their nets above 100 million parameters
 # make docs    renew the generated tables
 # make builtin train the built-in model, or go on with it, and export it
 
@@ -9,7 +10,7 @@ DEMO := .venv-demo
 DEV := .venv
 INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check format docs counts builtin clean
+.PHONY: demo test check format publishers parity parity-large docs counts builtin clean
 
 demo: $(DEMO)/ready
 	$(DEMO)/bin/anabranch classify src/anabranch/builtin/samples
@@ -28,8 +29,19 @@ format: $(DEV)/ready
 	$(DEV)/bin/ruff format .
 	$(DEV)/bin/ruff check --fix .
 
+publishers: $(DEV)/ready
+	PYTHONPATH=tests $(DEV)/bin/python -m parity.environments
+
+# RECORD='--record results/parity.jsonl' and then make docs renew docs/parity.md
+parity: publishers
+	$(DEV)/bin/python -m pytest tests/parity -m 'parity and not slow' $(RECORD)
+
+parity-large: publishers
+	$(DEV)/bin/python -m pytest tests/parity -m 'parity and slow' $(RECORD)
+
 docs: $(DEV)/ready
 	$(DEV)/bin/python -m anabranch.report docs/zoo.md
+	PYTHONPATH=tests $(DEV)/bin/python -m parity.page docs/parity.md
 
 counts: $(DEV)/ready
 	$(DEV)/bin/python -m anabranch.nets.count
@@ -43,7 +55,7 @@ builtin: $(DEV)/ready
 		--format openvino --stored f16 --overwrite
 
 clean:
-	rm -rf $(DEMO) $(DEV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(DEMO) $(DEV) .venv-parity build dist .coverage .mypy_cache .pytest_cache .ruff_cache
 
 $(DEMO)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEMO)
