@@ -32,7 +32,6 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         answers = self.server.answers
         self.server.asked.append(Asked(self.path, dict(self.headers)))
-        self.close_connection = True
         (answers.pop(0) if len(answers) > 1 else answers[0])(self)
 
     def give(self, body: bytes, *, status: int = 200, **headers: str | None) -> None:
@@ -41,6 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {"Content_Length": str(len(body)), **headers}.items():
             if value is not None:
                 self.send_header(name.replace("_", "-"), value)
+        self.send_header("Connection", "close")  # or a client asks its next over a connection about to go
         self.end_headers()
         self.wfile.write(body)
         self.server.sent_bytes += len(body)
