@@ -81,6 +81,11 @@ class ExportError(Error):
     pass
 
 
+def shown(name: object) -> str:
+    """A name from a file as a person may see it: short, and without the control codes that a terminal obeys."""
+    return ascii(str(name)[:80])[1:-1]
+
+
 def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
     """The `count` known names most like `name`, best first, whatever their case."""
     import difflib  # nobody waits for it who spells well

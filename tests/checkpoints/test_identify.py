@@ -63,7 +63,7 @@ def test_a_near_relation_is_told_from_ours_by_what_differs(tmp_path, spelled):
     torch.save(spelled("resnet18", "timm") | {"layer1.0.eca.conv.weight": torch.zeros(1, 1, 3)}, path)
     with pytest.raises(
         WeightsMismatch,
-        match=r"nearest is resnet18 as timm spells it.*1 tensors left over \(layer1.0.eca.conv.weight\)",
+        match=r"nearest is resnet18 as timm spells it.*1 tensor left over \(layer1.0.eca.conv.weight\)",
     ):
         identify(path)
 

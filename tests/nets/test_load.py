@@ -48,9 +48,9 @@ def test_every_tensor_that_does_not_fit_is_listed(trained: Trained) -> None:
         load_strictly(trained.net, state, where="model.pth")
     said = str(caught.value)
     assert "model.pth" in said
-    assert "1 tensors missing (head.weight)" in said
-    assert "1 tensors left over (fc.weight)" in said
-    assert "1 tensors misshapen (head.bias (4,) for (3,))" in said
+    assert "1 tensor missing (head.weight)" in said
+    assert "1 tensor left over (fc.weight)" in said
+    assert "1 tensor misshapen (head.bias (4,) for (3,))" in said
 
 
 def test_a_file_that_is_no_trained_net_is_told_apart(trained: Trained, tmp_path: Path) -> None:

@@ -118,14 +118,14 @@ def test_there_and_back_again_gives_the_same_tensors(told):
 def test_all_that_does_not_fit_is_listed_by_their_names():
     spec = ARCHITECTURES["resnet18"]
     theirs = to_theirs(spec, build(spec).state_dict(), DIALECTS["timm"])
-    theirs["stranger"] = torch.zeros(1)
+    theirs["\x1b[31m"] = torch.zeros(1)
     theirs["layer1.0.conv1.weight"] = torch.zeros(64, 64, 1, 1)
     del theirs["bn1.weight"], theirs["layer4.1.bn2.bias"]
     with pytest.raises(WeightsMismatch) as met:
         to_ours(spec, theirs, DIALECTS["timm"], where="drawer.pth")
     assert str(met.value) == (
         "drawer.pth: does not fit resnet18 as timm spells it: 2 tensors missing (bn1.weight, layer4.1.bn2.bias); "
-        "1 tensors left over (stranger); 1 tensors misshapen (layer1.0.conv1.weight (64, 64, 1, 1) for (64, 64, 3, 3))"
+        r"1 tensor left over (\x1b[31m); 1 tensor misshapen (layer1.0.conv1.weight (64, 64, 1, 1) for (64, 64, 3, 3))"
     )
 
 

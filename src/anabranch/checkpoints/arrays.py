@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anabranch.checkpoints.pickled import Call, Stated, Unreadable, shown
+from anabranch.checkpoints.pickled import Call, Stated, Unreadable
+from anabranch.errors import shown
 
 _MAX_DIMENSIONS = 32
 KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")

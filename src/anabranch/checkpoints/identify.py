@@ -12,9 +12,8 @@ from torch import Tensor
 from anabranch.arch import ARCHITECTURES, Arch, arch_from_json
 from anabranch.artefact import sha256
 from anabranch.catalogue.index import counts, index
-from anabranch.checkpoints.pickled import shown
 from anabranch.checkpoints.read import Held, read_checkpoint
-from anabranch.errors import WeightsMismatch
+from anabranch.errors import WeightsMismatch, shown
 from anabranch.nets.dialects import DIALECTS, Dialect
 from anabranch.nets.spelling import describe, ends, match
 
@@ -86,7 +85,7 @@ def candidates(held: Held, *, where: str) -> list[Candidate]:
 def _our_own(about: Mapping[str, Any], where: str) -> Candidate:
     if "arch" not in about:
         raise WeightsMismatch(
-            f"{where}: holds a {about.get('kind')}, not a trained net; a run's result is model.safetensors"
+            f"{where}: holds a {shown(about.get('kind'))}, not a trained net; a run's result is model.safetensors"
         )
     spec = arch_from_json(about["arch"])
     return Candidate(architecture=describe(spec), spec=spec, dialect=OUR_OWN)

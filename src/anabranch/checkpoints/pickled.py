@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from anabranch.errors import shown
+
 # A training checkpoint of the family's largest net, its mean and its optimiser's state take about 100 thousand.
 MAX_STEPS = 1_000_000
 _COPIED_BYTES = 1 << 16  # shorter than this is cheaper to copy than to look at in place
@@ -268,11 +270,6 @@ def by_name(pairs: Any) -> dict[Any, Any]:
             raise TypeError(type(key))
         result[key] = value
     return result
-
-
-def shown(name: object) -> str:
-    """A name from a file as a person may see it: short, and without the control codes that a terminal obeys."""
-    return ascii(str(name)[:80])[1:-1]
 
 
 def _refusal(names: list[str]) -> str:

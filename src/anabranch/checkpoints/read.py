@@ -14,9 +14,9 @@ from torch import Tensor
 
 from anabranch.checkpoints.containers import innermost, without_prefixes
 from anabranch.checkpoints.paddle_file import read_paddle, tensors
-from anabranch.checkpoints.pickled import Unreadable, shown
+from anabranch.checkpoints.pickled import Unreadable
 from anabranch.checkpoints.torch_file import MAGIC, read_torch_legacy, read_torch_zip
-from anabranch.errors import CheckpointError, need
+from anabranch.errors import CheckpointError, need, shown
 from anabranch.nets.store import read_tensors
 
 _OURS = "anabranch"  # under which `nets.store` writes what it knows of its tensors

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from anabranch.checkpoints.arrays import KINDS, NUMBERS
-from anabranch.checkpoints.pickled import Call, Machine, Source, Stated, Unreadable, by_name, shown
+from anabranch.checkpoints.pickled import Call, Machine, Source, Stated, Unreadable, by_name
+from anabranch.errors import shown
 
 MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # with which the pickles of torch before 1.6 begin
 _PROTOCOL = (2,)  # torch's default, and all that its safe reader reads

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from anabranch.arch import arch_from_json, arch_to_json
-from anabranch.errors import CheckpointError, WeightsMismatch
+from anabranch.errors import CheckpointError, WeightsMismatch, shown
 from anabranch.errors import Error as AnyError
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import Net, build
@@ -48,7 +48,7 @@ def load_trained(path: Path) -> Trained:
     tensors, about = read_tensors(path)
     if about.get("kind") != _KIND:
         raise CheckpointError(
-            f"{path}: holds a {about.get('kind')}, not a trained net; a run's result is model.safetensors"
+            f"{path}: holds a {shown(about.get('kind'))}, not a trained net; a run's result is model.safetensors"
         )
     try:
         spec, classes = arch_from_json(about["arch"]), tuple(about["class_names"])

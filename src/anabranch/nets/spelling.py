@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anabranch.arch import ARCHITECTURES, Arch
-from anabranch.errors import WeightsMismatch
+from anabranch.errors import WeightsMismatch, shown
 from anabranch.nets.dialects import Dialect, Table
 from anabranch.nets.net import Net
 
@@ -194,7 +194,7 @@ def differing(missing: Sequence[str], left_over: Sequence[str], misshapen: Seque
     """In words, the first few of each; empty where nothing differs."""
     kinds = {"missing": missing, "left over": left_over, "misshapen": misshapen}
     return "; ".join(
-        f"{len(names)} tensors {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+        f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} {what} ({', '.join(map(shown, names[:4]))}{', ...' if len(names) > 4 else ''})"
         for what, names in kinds.items()
         if names
     )

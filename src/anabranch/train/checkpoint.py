@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anabranch.errors import CheckpointError, RecipeError
+from anabranch.errors import CheckpointError, RecipeError, shown
 from anabranch.nets.net import Net
 from anabranch.nets.store import read_tensors, write_tensors
 from anabranch.train.optimise import Ema
@@ -70,7 +70,9 @@ def restore(path: Path, fixed: Fixed, net: Net, sgd: torch.optim.SGD, ema: Ema) 
     """Fill net, optimiser and mean from `path`. Raises CheckpointError, RecipeError where what is fixed has changed."""
     tensors, about = read_tensors(path)
     if about.get("kind") != _KIND:
-        raise CheckpointError(f"{path}: holds a {about.get('kind')}, not a training run; --resume wants a run's folder")
+        raise CheckpointError(
+            f"{path}: holds a {shown(about.get('kind'))}, not a training run; --resume wants a run's folder"
+        )
     now, then = fixed.as_json(), about["fixed"]
     changed = [
         f"{key.rstrip('.')} was {then.get(key)!r}, is {now.get(key)!r}"
