@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,18 +63,6 @@ checkpoint_steps = 2
 "optimise.epochs" = 1
 "optimise.steps_per_epoch" = 2
 """
-
-
-@pytest.fixture(autouse=True)
-def sigchld() -> Iterator[None]:
-    """Take back the handler that torch's loader sets for good with its first worker process.
-
-    Left in place it is called for every later child of the test process, and there, once the ONNX exporter has run too,
-    torch 2.13 on Python 3.11 ends in a segmentation fault.
-    """
-    before = signal.getsignal(signal.SIGCHLD)
-    yield
-    signal.signal(signal.SIGCHLD, before)
 
 
 def write_idx(folder: Path, prefix: str, pictures: np.ndarray, labels: np.ndarray) -> None:

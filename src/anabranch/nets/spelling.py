@@ -193,11 +193,12 @@ def to_theirs(arch: Arch, ours: Mapping[str, Tensor], told: Dialect) -> dict[str
 def differing(missing: Sequence[str], left_over: Sequence[str], misshapen: Sequence[str]) -> str:
     """In words, the first few of each; empty where nothing differs."""
     kinds = {"missing": missing, "left over": left_over, "misshapen": misshapen}
-    return "; ".join(
-        f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} {what} ({', '.join(map(shown, names[:4]))}{', ...' if len(names) > 4 else ''})"
-        for what, names in kinds.items()
-        if names
-    )
+    return "; ".join(_few(names, what) for what, names in kinds.items() if names)
+
+
+def _few(names: Sequence[str], what: str) -> str:
+    tensors = "tensor" if len(names) == 1 else "tensors"
+    return f"{len(names)} {tensors} {what} ({', '.join(map(shown, names[:4]))}{', ...' if len(names) > 4 else ''})"
 
 
 def describe(arch: Arch) -> str:

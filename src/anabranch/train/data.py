@@ -7,18 +7,19 @@ workers or processes, and a run that goes on half-way through an epoch meets the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
 
-from anabranch.errors import DatasetError, Error
+from anabranch.errors import DatasetError
 from anabranch.images.labelled import Labelled, open_labelled
 from anabranch.images.preprocess import Preprocess
 from anabranch.train.recipe import Augment, Data, Source
@@ -87,7 +88,7 @@ def random_resized_crop(
     return np.asarray(Image.fromarray(picture).resize((side_px, side_px), Image.Resampling.BILINEAR, box=box))
 
 
-class Crops(Dataset[tuple[Tensor, int]]):
+class Crops:
     """Picture i of a labelled set as a square: (S, S, 3) uint8 and its label. `recipe=None`: as it is tested."""
 
     def __init__(self, data: Labelled, preprocess: Preprocess, recipe: Augment | None, *, seed: int = 0):
@@ -100,14 +101,14 @@ class Crops(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
         picture = self.data.picture(index)
         if self.recipe is None or self.recipe.crop == "padded":
             square = self.preprocess(picture)
         else:
             rng = np.random.default_rng((self.seed, self.epoch, index))
             square = random_resized_crop(picture, rng, self.recipe, self.preprocess.crop_px)
-        return torch.from_numpy(np.array(square)), int(self.data.labels[index])
+        return square, int(self.data.labels[index])
 
 
 def batches(
@@ -115,31 +116,28 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of each batch of `indices` from batch `first` on: (n, S, S, 3) uint8 and (n,) int64.
 
-    Raises ImageError for a picture that cannot be read, in a worker's stead too.
+    `workers` threads, whose time goes into decoders that let the others run, make the batches to come; 0: the caller's
+    own, when it asks for one. Raises ImageError for a picture that cannot be read.
     """
     starts = range(first * batch, len(indices), batch)
     shares = [indices[start : start + batch][rank::processes].tolist() for start in starts]
-    shares = [share for share in shares if share]
-    told: Iterable[Any] = DataLoader(_Told(crops), batch_sampler=shares, num_workers=workers, collate_fn=_gathered)
-    for each in told:
-        if isinstance(each, Error):
-            raise each
-        yield each
+    coming = iter([share for share in shares if share])
+    if workers == 0:
+        yield from (_gathered(crops, share) for share in coming)
+        return
+    window: deque[Future[tuple[Tensor, Tensor]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="crop")
+    try:
+        while True:
+            while len(window) < 2 * workers and (share := next(coming, None)) is not None:
+                window.append(pool.submit(_gathered, crops, share))
+            if not window:
+                return
+            yield window.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _Told(Dataset[tuple[Tensor, int] | Error]):
-    """The same pictures, an error among them as a value: raised in a worker it would arrive as a traceback's text."""
-
-    def __init__(self, crops: Crops):
-        self.crops = crops
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | Error:
-        try:
-            return self.crops[index]
-        except Error as met:
-            return met
-
-
-def _gathered(items: list[tuple[Tensor, int] | Error]) -> list[Tensor] | Error:
-    met = next((item for item in items if isinstance(item, Error)), None)
-    return default_collate(items) if met is None else met
+def _gathered(crops: Crops, share: list[int]) -> tuple[Tensor, Tensor]:
+    squares, labels = zip(*(crops[index] for index in share), strict=True)
+    return torch.from_numpy(np.stack(squares)), torch.tensor(labels)
