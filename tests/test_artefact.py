@@ -195,3 +195,17 @@ def test_an_empty_folder_is_filled(tmp_path):
     with replacing(tmp_path / "empty") as staging:
         (staging / "card.json").write_text("new")
     assert (tmp_path / "empty" / "card.json").read_text() == "new"
+
+
+def test_what_a_killed_process_left_half_built_is_taken_away_and_what_is_being_built_is_not(tmp_path):
+    (tmp_path / ".new.0123abcd.partial").mkdir()
+    (tmp_path / ".new.0123abcd.partial" / "f32.onnx").write_text("half of it")
+    (tmp_path / ".newer.0123abcd.partial").mkdir()  # another artefact's
+    with replacing(tmp_path / "new") as first:
+        assert not (tmp_path / ".new.0123abcd.partial").exists()
+        with replacing(tmp_path / "new") as second:
+            assert first.is_dir()
+            (second / "card.json").write_text("second")
+        shutil.rmtree(tmp_path / "new")
+        (first / "card.json").write_text("first")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".newer.0123abcd.partial", "new"]

@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 from anabranch.arch import ARCHITECTURES, Arch
 from anabranch.artefact import read_card
-from anabranch.errors import ArtefactError, ExportError, UsageError
+from anabranch.errors import ArtefactError, ExportError, MissingExtra, UsageError
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import build
 from anabranch.pack import F16_STORED_TOLERANCE, pack, synthetic_pictures
@@ -158,3 +160,24 @@ def test_the_synthetic_pictures_are_the_same_everywhere_and_cover_the_range():
     assert (pictures[:4].min(), pictures[:4].max()) == (0, 255)
     assert pictures[0, 0, 0].tolist() == [95, 130, 194]
     assert all(np.ptp(picture) > 0 for picture in pictures)
+
+
+def test_f16_is_refused_where_no_openvino_file_is_asked_for(net, tmp_path):
+    with pytest.raises(UsageError, match="'f16' is for OpenVINO's files; ask for the format openvino too"):
+        pack(net, tmp_path / "a", **GIVEN, formats=["onnx"], stored="f16")
+
+
+def test_a_disk_without_room_is_said_before_any_work(net, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(ExportError, match="has room for 1,000 bytes, and an export of this net writes up to"):
+        pack(net, tmp_path / "a", **GIVEN)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_onnx_runtime_its_files_are_left_out_and_asked_for_they_are_refused(exported, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    monkeypatch.setattr("anabranch.runtimes.open.find_spec", lambda name: None)
+    assert pack(exported, tmp_path / "a", **GIVEN).agreement.keys() == {"openvino"}
+    with pytest.raises(MissingExtra, match=r"pip install 'anabranch\[onnxruntime\]'"):
+        pack(exported, tmp_path / "b", **GIVEN, formats=["onnx"])
+    assert not (tmp_path / "b").exists()

@@ -9,8 +9,10 @@ It is built in a folder beside its place and renamed into it, so that no reader 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -104,20 +106,49 @@ def replacing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     ArtefactError.
     """
     folder = folder.absolute()
-    _refuse_to_replace(folder, overwrite=overwrite)
+    refuse_to_replace(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unique = secrets.token_hex(4)
+    _sweep(folder)
     staging = folder.with_name(f".{folder.name}.{unique}.partial")
     staging.mkdir()
+    lock = _locked(staging)
     try:
         yield staging
-        _refuse_to_replace(folder, overwrite=overwrite)  # it may have come into being meanwhile
+        refuse_to_replace(folder, overwrite=overwrite)  # it may have come into being meanwhile
         _swap(staging, folder, retired=folder.with_name(f".{folder.name}.{unique}.old"))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
-def _refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed left half built: nobody holds it."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
+        lock = _locked(left)
+        if lock is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the folder until it is closed; None where another process holds it, or none can."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
+    """Raises ArtefactError where an artefact may not be written."""
     if not folder.exists() and not folder.is_symlink():
         return
     if not folder.is_dir() or folder.is_symlink():

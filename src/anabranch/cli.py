@@ -8,6 +8,7 @@ typer validates each argument through pydantic, which alone takes longer than `l
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -42,10 +43,11 @@ def app() -> None:
 
 
 def main() -> None:
-    """Entry point. Exit status 0; 1: it failed; 2: it was asked wrongly; 130: interrupted."""
+    """Entry point. Exit status 0; 1: it failed; 2: it was asked wrongly; 130: interrupted; 143: ended."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half written is taken away
     try:
         sys.exit(app(standalone_mode=False))
     except Error as error:
@@ -236,9 +238,7 @@ def train(recipe: str, out: str | None, overrides: tuple[str, ...], smoke: bool,
     "formats",
     multiple=True,
     type=click.Choice(["openvino", "onnx"]),
-    default=["openvino", "onnx"],
-    show_default=True,
-    help="Files to write; may be given again.",
+    help="Files to write; may be given again.  [default: all that an installed engine reads]",
 )
 @click.option(
     "--stored",

@@ -19,12 +19,12 @@ from anabranch.arch import ARCHITECTURES, Arch
 from anabranch.artefact import replacing, write_card
 from anabranch.card import Agreement, Card, Weights
 from anabranch.checkpoints.trained import open_trained
-from anabranch.errors import ExportError, UsageError
+from anabranch.errors import ExportError, UsageError, need
 from anabranch.export.eager import EagerPredictor
-from anabranch.export.write import FORMATS, weights_sha256, write_graphs
+from anabranch.export.write import known_formats, weights_sha256, write_graphs
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import Net
-from anabranch.runtimes.open import ENGINES, open_model
+from anabranch.runtimes.open import ENGINES, installed_formats, open_model
 from anabranch.version import VERSION
 
 # Largest logit difference over the largest logit that an artefact may have. f16 keeps 11 bits of each weight.
@@ -42,7 +42,7 @@ def pack(
     labels: Sequence[str],
     weights_name: str,
     licence: str,
-    formats: Iterable[str] = FORMATS,
+    formats: Iterable[str] | None = None,
     stored: str = "f32",
     pictures: NDArray[np.uint8] | None = None,
     pictures_name: str | None = None,
@@ -51,14 +51,18 @@ def pack(
 ) -> Card:
     """Write the artefact of `net` to `folder`, measure every engine's agreement with it, and give the card.
 
-    pictures: (N, S, S, 3) uint8 to measure on, said as `pictures_name` on the card; the synthetic ones if None.
-    stored: f32, or f16 for OpenVINO files of half the size. keep_net: False lets go of the net's weights before an
-    engine is opened, for which a large net needs the memory; the net is left on the meta device. Nothing is left
-    behind if it fails. Raises UsageError, ArtefactError, and ExportError for an engine whose answers are too far from
-    the net's.
+    formats: every one that an engine which is installed reads, if None. pictures: (N, S, S, 3) uint8 to measure on,
+    said as `pictures_name` on the card; the synthetic ones if None. stored: f32, or f16 for OpenVINO files of half the
+    size. keep_net: False lets go of the net's weights before an engine is opened, for which a large net needs the
+    memory; the net is left on the meta device. Nothing is left behind if it fails. Raises UsageError, ArtefactError,
+    MissingExtra, and ExportError for an engine whose answers are too far from the net's.
     """
     if len(labels) != net.num_classes:
         raise UsageError(f"{len(labels)} labels for a net of {net.num_classes} classes; one for each is wanted")
+    formats = known_formats(installed_formats() if formats is None else formats, stored)
+    for engine in ENGINES.values():
+        if engine.format in formats and engine.needs:
+            need(engine.needs[0], extra=engine.needs[1])  # before the work whose result it is to measure
     if pictures is None:
         pictures, pictures_name = synthetic_pictures(preprocess.crop_px), SYNTHETIC
     with replacing(Path(folder), overwrite=overwrite) as staging:
@@ -89,7 +93,7 @@ def pack_checkpoint(
     folder: Path | str,
     *,
     like: str | None = None,
-    formats: Iterable[str] = FORMATS,
+    formats: Iterable[str] | None = None,
     stored: str = "f32",
     overwrite: bool = False,
 ) -> Card:

@@ -60,7 +60,9 @@ def _commit() -> str | None:
     try:  # an installed package may lie in somebody else's checkout
         subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        # what is measured is the code; results that are being written change nothing in it
+        tracked = ["status", "--porcelain", "-uno", "--", ":/", ":(exclude,top)results"]
+        changed = subprocess.run([*git, *tracked], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

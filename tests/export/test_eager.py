@@ -25,9 +25,11 @@ def test_a_net_in_training_answers_as_in_evaluation_and_goes_on_training(packed)
     pixels = np.random.default_rng(4).integers(0, 256, (4, 33, 33, 3), dtype=np.uint8)
     wanted = predictor.predict(pixels)
     packed.net.train()
+    packed.net.stem.eval()  # as a frozen part is kept
+    before = [part.training for part in packed.net.modules()]
     try:
         np.testing.assert_array_equal(predictor.predict(pixels), wanted)
-        assert all(part.training for part in packed.net.modules())
+        assert [part.training for part in packed.net.modules()] == before
     finally:
         packed.net.eval()
 

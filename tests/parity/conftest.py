@@ -14,7 +14,7 @@ from anabranch.nets.dialects import DIALECTS
 from anabranch.nets.spelling import to_ours
 from anabranch.record import record
 from parity.meeting import Met
-from parity.models import SIZES_PX, Row
+from parity.models import SIZES_PX, Row, switched_off
 from parity.peer import Peer
 
 
@@ -50,7 +50,8 @@ def met(request: pytest.FixtureRequest, peers: Callable[[str], Peer]) -> Iterato
         met = Met(row, peer, folder, ours)
         yield met
     file = request.config.getoption("--record", default=None)
-    if file is not None and met.measured.keys() >= {"difference", "back_again"}:
+    wanted = {"difference", "back_again"} | ({"switched_off"} if any(switched_off(row.arch)) else set())
+    if file is not None and met.measured.keys() >= wanted:
         told = {"what": "parity", "peer": row.peer, "peer_version": peer.introduction["version"], "model": row.model}
         ours = {"architecture": row.ours if isinstance(row.ours, str) else None, "dialect": row.dialect}
         record(file, {"switched_off": {}, **told, **ours, **met.measured})

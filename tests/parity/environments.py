@@ -7,6 +7,7 @@ so that no resolver decides. Of a package's own requirements only those are list
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,8 @@ def ready(name: str) -> bool:
 
 def recipe(name: str) -> str:
     """Another one means another environment."""
-    lent = sysconfig.get_path("purelib") if name == BORROWING else ""
+    torch = importlib.metadata.version("torch")
+    lent = f"torch {torch} at {sysconfig.get_path('purelib')}" if name == BORROWING else ""
     packages = Path(__file__).with_name(f"{name}.txt").read_bytes()
     return f"{sys.version}\n{lent}\n{hashlib.sha256(packages).hexdigest()}\n"
 

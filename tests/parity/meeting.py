@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from anabranch.arch import Arch
+from anabranch.nets.load import load_strictly
 from anabranch.nets.net import Net
 from parity.models import Row
 from parity.peer import Peer
@@ -24,10 +25,10 @@ class Met:
     measured: dict[str, Any] = field(default_factory=dict)
 
     def load(self, arch: Arch) -> Net:
-        """A net of ours with the tensors. Raises RuntimeError where they are not its own."""
+        """A net of ours with the tensors. Raises WeightsMismatch where they are not its own."""
         with torch.device("meta"):
             net = Net(arch)
-        net.load_state_dict(self.ours, strict=True, assign=True)
+        load_strictly(net, self.ours, where=str(self.row), assign=True)
         return net.eval()
 
     def answers(self, name: str) -> dict[str, np.ndarray]:
@@ -40,4 +41,6 @@ class Met:
         theirs = self.answers("first.npz")[size]
         with np.load(self.folder / "pictures.npz") as pictures, torch.inference_mode():
             ours = net(torch.from_numpy(pictures[size])).numpy()
+        assert np.isfinite(theirs).all()
+        assert np.isfinite(ours).all()
         return float(np.abs(ours - theirs).max() / np.abs(theirs).max())

@@ -86,6 +86,7 @@ TIMM: dict[str, str | Arch] = {
     "resnet26t": t(bottleneck(26)),
     "resnet50t": t(bottleneck(50)),
     "resnet200": bottleneck(200),
+    "senet154(layers=[1, 1, 1, 1])": replace(ARCHITECTURES["senet154"], depths=_ONES),  # small enough for every run
     "wide_resnet50_2": bottleneck(50, group_width=128),
     "wide_resnet101_2": bottleneck(101, group_width=128),
     **{name: name for name in _TIMM_RES2NETS.split()},

@@ -27,10 +27,11 @@ class Peer:
     def __init__(self, name: str):
         self.name = name
         environment, (script, *words) = SPEAKERS[name]
+        python = environments.python(environment)
         # open until close()
         self.said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [environments.python(environment), SCRIPTS / script, *words],
+            [python, SCRIPTS / script, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.said,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from anabranch.arch import Quirk
 from anabranch.catalogue.find import find
 from anabranch.catalogue.index import counts, index
 from anabranch.errors import UnknownName
@@ -41,6 +42,10 @@ def test_no_net_stands_in_the_table_twice() -> None:
 def test_a_row_can_be_spelled_and_has_no_reason_to_be_left_out(row: Row) -> None:
     assert DIALECTS[row.dialect].refuses(row.arch) is None
     assert reason(row.peer, row.model) is None
+
+
+def test_every_quirk_is_switched_off_in_a_net_that_every_run_compares() -> None:
+    assert set().union(*(row.arch.quirks for row in ROWS if not row.large)) == set(Quirk)
 
 
 def test_the_rows_called_large_are_those_above_100_million_parameters() -> None:

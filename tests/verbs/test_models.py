@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +53,9 @@ def expected(net: torch.nn.Module, photo: Path) -> np.ndarray:
 
 def test_the_name_of_published_weights_leads_to_their_answers(anabranch, net, mirrored, photo) -> None:
     done = anabranch("classify", "-m", "SE_ResNet18_vd", photo, "--json", "--top", 3)
-    assert (done.status, done.err) == (0, "")
+    assert done.status == 0
+    assert "warning: seresnet18d_paddle.paddle_in1k: " in done.err  # nobody published its hash
+    assert "exporting seresnet18d_paddle.paddle_in1k, once" in done.err
     (answer,) = json.loads(done.out)
     probabilities = expected(net, photo)
     assert [guess["class"] for guess in answer["guesses"]] == np.argsort(-probabilities)[:3].tolist()
@@ -95,3 +100,39 @@ def test_convert_refuses_a_net_that_the_other_zoo_computes_differently(anabranch
     done = anabranch("convert", mirrored, "-o", tmp_path / "timm.pth", "--to", "timm")
     assert done.status == 1
     assert "timm does not compute seresnet18d_paddle: it has nothing like projected_first_shortcut" in done.err
+
+
+def test_what_was_exported_once_answers_again_without_torch(anabranch, mirrored, photo) -> None:
+    first = anabranch("classify", "-m", "SE_ResNet18_vd", photo, "--json")
+    command = "import sys; from anabranch.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    again = subprocess.run(
+        [sys.executable, "-c", command, "classify", "-m", "SE_ResNet18_vd", photo, "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "exporting" not in again.stderr
+    times = ("decode_ms", "infer_ms")
+    answers = [
+        [{key: one[key] for key in one if key not in times} for one in json.loads(each)]
+        for each in (first.out, again.stdout)
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_a_place_that_is_taken_is_refused_before_anything_is_fetched(anabranch, mirrored, tmp_path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/holiday.jpg").write_text("precious")
+    done = anabranch("export", "SE_ResNet18_vd", "-o", tmp_path / "mine")
+    assert (done.status, "holds something that is not an artefact" in done.err) == (1, True)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_export_that_is_ended_leaves_nothing_behind(mirrored, tmp_path) -> None:
+    (tmp_path / "out").mkdir()
+    words = ["export", "SE_ResNet18_vd", "-o", str(tmp_path / "out/artefact")]
+    process = subprocess.Popen([sys.executable, "-m", "anabranch", *words], stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "out").iterdir()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait() == 143
+    assert list((tmp_path / "out").iterdir()) == []

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ def convert(
     holds classes and preprocessing too: those of the published weights that `source` is, or that it is `like`. A crash
     leaves the old file or the new one. Raises CheckpointError, WeightsMismatch, UnknownName, UsageError.
     """
-    write = _writer(out, to)
+    write = writer(out, to)
     if out.exists() and (not overwrite or out.samefile(source)):
         raise UsageError(f"{out} is there already; choose another place, or ask to overwrite it")
     if to == OUR_OWN:
@@ -65,7 +66,8 @@ def convert(
     return Converted(spec=spec, dialect=dialect(to).name, num_tensors=len(theirs))
 
 
-def _writer(out: Path, to: str) -> Callable[[Mapping[str, Tensor], Path], None]:
+def writer(out: Path, to: str) -> Callable[[Mapping[str, Tensor], Path], None]:
+    """What writes tensors by their names in the dialect `to` to a file of `out`'s kind. Raises UsageError."""
     if out.suffix not in _WRITERS:
         raise UsageError(f"{out}: files end in {', '.join(_WRITERS)}; what kind {out.name!r} would be is not said")
     if to == OUR_OWN:
@@ -88,7 +90,23 @@ def _write_torch(theirs: Mapping[str, Tensor], path: Path) -> None:
 def _write_paddle(theirs: Mapping[str, Tensor], path: Path) -> None:
     """As `paddle.save` writes a state dict: a pickle of arrays by name."""
     with path.open("wb") as file:
-        pickle.dump({name: tensor.contiguous().numpy() for name, tensor in theirs.items()}, file, protocol=4)
+        _ForAnyNumpy(file, protocol=4).dump({name: tensor.contiguous().numpy() for name, tensor in theirs.items()})
+
+
+_Pickler: Any = pickle._Pickler  # the one in C lets nobody choose a name
+
+
+class _ForAnyNumpy(_Pickler):  # type: ignore[misc]
+    """Calls NumPy's module of arrays as NumPy 1 does, which PaddleClas pins; NumPy 2 still reads that."""
+
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        if getattr(obj, "__module__", None) != "numpy._core.multiarray":
+            super().save_global(obj, name)
+            return
+        self.save("numpy.core.multiarray")
+        self.save(obj.__name__)
+        self.write(pickle.STACK_GLOBAL)
+        self.memoize(obj)
 
 
 _WRITERS = {

@@ -23,12 +23,13 @@ class EagerPredictor:
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.card.check_pixels(pixels)
-        was_training = self._net.training
+        trained = [module for module in self._net.modules() if module.training]
         self._graph.eval()
         try:
             with torch.inference_mode():
                 logits = self._graph(torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device))
         finally:
-            self._net.train(was_training)
+            for module in trained:
+                module.training = True  # not train(), which would wake those that were kept still
         answers: NDArray[np.float32] = logits.float().cpu().numpy()
         return answers

@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 
 from anabranch.engines import openvino
+from anabranch.errors import ExportError
 
 
 def write_openvino(onnx_path: Path, path: Path, *, stored: str) -> list[str]:
@@ -19,5 +20,8 @@ def write_openvino(onnx_path: Path, path: Path, *, stored: str) -> list[str]:
     manager = passes.Manager()
     manager.register_pass(passes.ConstantFolding())
     manager.run_passes(model)
-    ov.save_model(model, path, compress_to_fp16=stored == "f16")
+    try:
+        ov.save_model(model, path, compress_to_fp16=stored == "f16")
+    except RuntimeError as error:  # such as a full disk
+        raise ExportError(f"{path}: OpenVINO cannot write it ({str(error).splitlines()[-1]})") from None
     return [path.name, path.with_suffix(".bin").name]

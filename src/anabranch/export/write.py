@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,10 +31,9 @@ def write_graphs(
     `stored` = f16 halves OpenVINO's files; an ONNX file always holds f32. The net must be float32 on the CPU; it
     stays as it is, and a failure leaves nothing in `folder`. Raises UsageError, ExportError.
     """
-    formats = _known(formats)
-    if stored not in STORED:
-        raise UsageError(f"stored = {stored!r} is not a way to store weights; there are {', '.join(STORED)}")
+    formats = known_formats(formats, stored)
     _check(net)
+    _want_room(net, folder)
     graph = PixelsToLogits(net, preprocess)
     files: dict[str, Graph] = {}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".graphs.") as scratch:
@@ -58,7 +58,8 @@ def weights_sha256(net: torch.nn.Module) -> str:
     return tensors_sha256({name: state[name] for name in state if not name.endswith("num_batches_tracked")})
 
 
-def _known(formats: Iterable[str]) -> tuple[str, ...]:
+def known_formats(formats: Iterable[str], stored: str) -> tuple[str, ...]:
+    """Each once. Raises UsageError for one that is not known, none at all, and a way to store that none of them has."""
     asked = tuple(dict.fromkeys(formats))
     for name in asked:
         if name not in FORMATS:
@@ -68,7 +69,22 @@ def _known(formats: Iterable[str]) -> tuple[str, ...]:
             )
     if not asked:
         raise UsageError(f"no format was asked for; there are {', '.join(FORMATS)}")
+    if stored not in STORED:
+        raise UsageError(f"stored = {stored!r} is not a way to store weights; there are {', '.join(STORED)}")
+    if stored != "f32" and "openvino" not in asked:
+        raise UsageError(f"stored = {stored!r} is for OpenVINO's files; ask for the format openvino too, or for f32")
     return asked
+
+
+def _want_room(net: Net, folder: Path) -> None:
+    """Raises ExportError unless the ONNX file and one made of it have room."""
+    wanted = 2 * sum(tensor.nbytes for tensor in net.state_dict().values())
+    free = shutil.disk_usage(folder).free
+    if wanted > free:
+        raise ExportError(
+            f"{folder.parent} has room for {free:,} bytes, and an export of this net writes up to {wanted:,}; "
+            "make room, or choose another place"
+        )
 
 
 def _check(net: Net) -> None:

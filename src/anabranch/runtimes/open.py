@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +16,21 @@ BUILTIN_NAME = "fashion-mnist"
 
 class Engine(NamedTuple):
     format: str  # of the files that it reads
+    needs: tuple[str, str] | None  # a module that may not be installed, and the extra that brings it
     predictor: str  # module:class, imported when the engine is asked for
     graphs: dict[str, str]  # precision that it computes in -> precision of the graph that it reads
 
 
 ENGINES = {
-    "openvino": Engine("openvino", "anabranch.runtimes.openvino:OpenVinoPredictor", {"f32": "f32", "bf16": "f32"}),
-    "onnxruntime": Engine("onnx", "anabranch.runtimes.onnxruntime:OnnxRuntimePredictor", {"f32": "f32"}),
+    "openvino": Engine(
+        "openvino", None, "anabranch.runtimes.openvino:OpenVinoPredictor", {"f32": "f32", "bf16": "f32"}
+    ),
+    "onnxruntime": Engine(
+        "onnx",
+        ("onnxruntime", "onnxruntime"),
+        "anabranch.runtimes.onnxruntime:OnnxRuntimePredictor",
+        {"f32": "f32"},
+    ),
 }
 
 
@@ -31,6 +40,11 @@ def builtin() -> Path:
     if not (folder / CARD_FILE).is_file():
         raise ArtefactError(f"this installation lacks its built-in model ({folder}); reinstall anabranch")
     return folder
+
+
+def installed_formats() -> list[str]:
+    """The formats that an engine which is installed reads."""
+    return [each.format for each in ENGINES.values() if each.needs is None or find_spec(each.needs[0]) is not None]
 
 
 def open_model(

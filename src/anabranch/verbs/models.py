@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
+from anabranch.artefact import CARD_FILE, sha256
 from anabranch.cache import cache_folder
 from anabranch.errors import UnknownName, UsageError, need
-from anabranch.runtimes.open import builtin, open_model
+from anabranch.runtimes.open import ENGINES, builtin, open_model
 from anabranch.runtimes.predictor import Predictor
+from anabranch.version import VERSION
+
+
+class Checkpoint(NamedTuple):
+    file: Path
+    sha256: str
+    like: str | None  # the published weights that it was fetched as
 
 
 def open_named(
@@ -19,24 +30,25 @@ def open_named(
     What is not an artefact is exported once and kept in the cache. Raises UsageError, UnknownName, ArtefactError,
     CheckpointError, FetchError.
     """
-    return open_model(_artefact(name), engine=engine, precision=precision, threads=threads)
+    return open_model(_artefact(name, engine), engine=engine, precision=precision, threads=threads)
 
 
-def _artefact(name: str | None) -> Path:
+def _artefact(name: str | None, engine: str) -> Path:
     if name is None:
         return builtin()
     if Path(name).is_dir():
         return Path(name)
-    return exported(*checkpoint(name))
+    formats = [ENGINES[engine].format] if engine in ENGINES else None  # which `open_model` refuses
+    return exported(checkpoint(name), formats=formats)
 
 
-def checkpoint(name: str) -> tuple[Path, str | None]:
-    """The file called `name`, fetched where it is the name of published weights, and the weights that it is like.
+def checkpoint(name: str) -> Checkpoint:
+    """The file called `name`, fetched where it is the name of published weights.
 
     Raises UsageError, UnknownName, FetchError.
     """
     if Path(name).is_file():
-        return Path(name), None
+        return Checkpoint(Path(name), sha256(Path(name)), None)
 
     from anabranch.verbs.fetch import bring, meant
 
@@ -46,20 +58,34 @@ def checkpoint(name: str) -> tuple[Path, str | None]:
         if Path(name).suffix in (".safetensors", ".pth", ".pt", ".pdparams") or os.sep in name:
             raise UsageError(f"{name}: no such file or folder; give an artefact folder or a checkpoint") from None
         raise
-    need("torch", extra="torch")  # before a long download
-    return bring(weights).path, weights.name
+    for module in ("torch", "onnxscript"):
+        if find_spec(module) is None:
+            need(module, extra="torch")  # said before a long download
+    fetched = bring(weights)
+    if fetched.verified.startswith("not verified"):
+        print(f"warning: {weights.name}: {fetched.path} is {fetched.verified}", file=sys.stderr)
+    return Checkpoint(fetched.path, fetched.sha256, weights.name)
 
 
-def exported(file: Path, like: str | None = None) -> Path:
-    """The artefact of a checkpoint, from the cache where it has been exported before."""
+def exported(found: Checkpoint, *, formats: list[str] | None = None) -> Path:
+    """The artefact of a checkpoint, from the cache where it has been exported before.
+
+    formats: every one that an engine which is installed reads, if None.
+    """
+    kinds = "-".join(formats or ["all"])
+    key = f"{found.sha256[:32]}{f'-{found.like}' if found.like else ''}-{kinds}-{VERSION}"
+    folder = cache_folder() / "artefacts" / key
+    if (folder / CARD_FILE).is_file():
+        return folder
     need("torch", extra="torch")
     need("onnxscript", extra="torch")
-    from anabranch.artefact import CARD_FILE, sha256
-    from anabranch.pack import pack_checkpoint
-    from anabranch.version import VERSION
+    from filelock import FileLock
 
-    folder = cache_folder() / "artefacts" / f"{sha256(file)[:32]}{f'-{like}' if like else ''}-{VERSION}"
-    if not (folder / CARD_FILE).is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        pack_checkpoint(file, folder, like=like, overwrite=True)
+    from anabranch.pack import pack_checkpoint
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{key}.lock")):
+        if not (folder / CARD_FILE).is_file():
+            print(f"exporting {found.like or found.file}, once", file=sys.stderr)
+            pack_checkpoint(found.file, folder, like=found.like, formats=formats, overwrite=True)
     return folder

@@ -49,6 +49,9 @@ class Zoo(Protocol):
     def save(self, stem: Path) -> Path:
         """The net in a file as its users keep it, with its own suffix."""
 
+    def read(self, file: Path) -> Tensors:
+        """What such a file holds, by its own reader."""
+
 
 def converse(zoo: Zoo) -> None:
     """Answer each line of standard input until there are no more."""
@@ -72,8 +75,7 @@ def answer(zoo: Zoo, *, do: str, **what: Any) -> dict[str, Any]:
         return {}
     if do == "load":
         forget(zoo)
-        with np.load(folder / "ours.npz") as ours:
-            zoo.load(dict(ours))
+        zoo.load(zoo.read(Path(what["file"])))
         see(zoo, folder, "again.npz")
         return {}
     if do == "save":

@@ -63,6 +63,9 @@ class PaddleZoo:
         paddle.save(self.net.state_dict(), str(path))
         return path
 
+    def read(self, file: Path) -> Tensors:
+        return {name: tensor.numpy() for name, tensor in paddle.load(str(file)).items()}
+
 
 if __name__ == "__main__":
     converse(PaddleZoo(import_nets()))

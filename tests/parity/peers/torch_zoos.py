@@ -67,6 +67,9 @@ class TorchZoo:
         torch.save(self.container(self.net), path)
         return path
 
+    def read(self, file: Path) -> Tensors:
+        return {name: tensor.numpy() for name, tensor in torch.load(file, weights_only=True).items()}
+
 
 def timm() -> TorchZoo:
     import timm as zoo
@@ -74,7 +77,13 @@ def timm() -> TorchZoo:
     def names() -> list[str]:
         return [name for module in ("resnet", "senet", "res2net") for name in zoo.list_models(module=module)]
 
-    return TorchZoo("timm", names, zoo.create_model)
+    shallow = "senet154(layers=[1, 1, 1, 1])"
+
+    def make(name: str) -> nn.Module:
+        net: nn.Module = zoo.create_model("senet154", layers=[1] * 4) if name == shallow else zoo.create_model(name)
+        return net
+
+    return TorchZoo("timm", lambda: [*names(), shallow], make)
 
 
 def torchvision() -> TorchZoo:
