@@ -11,6 +11,7 @@ import pytest
 
 from anabranch import cli
 from anabranch.arch import ARCHITECTURES
+from anabranch.catalogue.index import index
 from anabranch.version import VERSION
 
 
@@ -45,19 +46,19 @@ def terminal(monkeypatch):
 
 
 def test_every_architecture_is_listed_once_in_the_tables_order(anabranch) -> None:
-    title, *lines = anabranch("list").out.splitlines()
+    title, *lines = anabranch("list", "--nets").out.splitlines()
     assert title.split()[:2] == ["name", "params"]
     assert [line.split()[0] for line in lines] == list(ARCHITECTURES)
 
 
 def test_a_line_holds_counted_size_and_published_accuracy(anabranch) -> None:
-    [line] = anabranch("list", "resnext152_32x4d").out.splitlines()[1:]
+    [line] = anabranch("list", "--nets", "resnext152_32x4d").out.splitlines()[1:]
     # torchvision's and PaddleClas' counts; mmpretrain prints 78.88, PaddleClas 78.98 and 79.0
     assert line.split()[:5] == ["resnext152_32x4d", "59.95", "11.71", "224", "78.88\N{EN DASH}79.00"]
 
 
 def test_the_list_for_machines_holds_exact_numbers(anabranch) -> None:
-    rows = {row["name"]: row for row in json.loads(anabranch("list", "--json").out)}
+    rows = {row["name"]: row for row in json.loads(anabranch("list", "--nets", "--json").out)}
     assert list(rows) == list(ARCHITECTURES)
     assert (rows["resnext50_32x4d"]["params"], rows["senet154"]["params"]) == (25_028_904, 115_088_984)
     assert rows["resnext29_8x64d"]["input_px"] == 32
@@ -71,31 +72,38 @@ def test_lines_are_sorted_by_what_is_asked(anabranch, order: str) -> None:
 
 
 def test_a_pattern_shows_the_name_that_fitted(anabranch) -> None:
-    [line] = anabranch("list", "SENet154_*").out.splitlines()[1:]
+    [line] = anabranch("list", "--nets", "SENet154_*").out.splitlines()[1:]
     assert (line.split()[0], line.split()[-1]) == ("seresnext152e_64x4d", "SENet154_vd")
 
 
 @pytest.mark.parametrize("columns", [80, 120, 160])
-@pytest.mark.parametrize("words", [["list"], ["list", "vd"], ["list", "--weights"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["list", "--nets"], ["list", "--nets", "vd"], ["list"]], ids=" ".join)
 def test_the_list_fits_its_terminal(anabranch, terminal, monkeypatch, words: list[str], columns: int) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     terminal(columns)
     assert max(len(line) for line in anabranch(*words).out.splitlines()) <= columns
 
 
-def test_a_line_of_weights_holds_size_claims_licence_and_source(anabranch) -> None:
-    [line] = anabranch("list", "--weights", "resnext152-32x4d_8xb32_in1k").out.splitlines()[1:]
+def test_a_line_of_weights_holds_size_claims_licence_and_sources(anabranch) -> None:
+    _, line, _, *sources = anabranch("list", "resnext152-32x4d_8xb32_in1k").out.splitlines()
     # counted by PaddleClas' code; claimed by mmpretrain
-    words = ["resnext152_32x4d.mm_in1k", "59.95", "11.71", "224", "78.88", "94.33", "224", "Apache-2.0", "mmpretrain"]
-    assert line.split() == [*words, "1.2.0"]
+    words = ["resnext152_32x4d.mm_in1k", "59.95", "11.71", "78.88", "94.33", "Apache-2.0", "1,2"]
+    assert line.split() == words
+    assert sources == ["     1 mmclassification 0.23.2, quoted by VastModelZOO", "     2 mmpretrain 1.2.0"]
 
 
-def test_both_claims_about_one_file_stand_where_two_disagree(anabranch) -> None:
+def test_both_claims_about_one_file_stand_where_two_disagree_each_with_its_source(anabranch) -> None:
     # the publisher prints 84.8, timm measures 83.34
-    [line] = [
-        line for line in anabranch("list", "--weights", "swsl_resnext101_32x16d").out.splitlines() if "swsl" in line
-    ]
+    out = anabranch("list", "swsl_resnext101_32x16d").out
+    [line] = [line for line in out.splitlines() if "swsl" in line]
     assert "83.34\N{EN DASH}84.80" in line
+    assert line.endswith(" 1,2")
+    assert out.count("Facebook semi-supervised") == out.count("timm results of") == 1
+
+
+def test_every_row_of_the_catalogue_is_listed(anabranch) -> None:
+    names = [line.split()[0] for line in anabranch("list").out.splitlines()[1:] if line and line[0] != " "]
+    assert sorted(names) == sorted(weights.name for weights in index().weights)
 
 
 def test_where_names_leave_no_room_each_weights_name_stands_on_a_line_of_its_own(
@@ -103,30 +111,31 @@ def test_where_names_leave_no_room_each_weights_name_stands_on_a_line_of_its_own
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     terminal(80)
-    _, name, figures, *_ = anabranch("list", "--weights", "Fix_*").out.splitlines()
-    assert name == "resnext101_32x48d.paddle_fixres_wsl_ft_in1k *"
-    assert figures.split()[:3] == ["828.41", "153.31", "224"]
+    _, name, figures, *_ = anabranch("list", "Fix_*").out.splitlines()
+    assert name == "resnext101_32x48d.paddle_fixres_wsl_ft_in1k"
+    assert figures.split()[:2] == ["828.41*", "153.31*"]  # printed as 456.20 and 354.23
 
 
 def test_a_wrong_published_size_and_a_forbidding_licence_are_marked_and_the_marks_explained(anabranch) -> None:
-    out = anabranch("list", "--weights").out
+    out = anabranch("list").out
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     for name in ("res2net50_14w_8s_paddle.paddle_in1k", "res2net50d_26w_4s_paddle.paddle_in1k"):  # swapped rows
-        assert lines[name].split()[1] == "*"
-    assert lines["resnext101_32x48d.paddle_wsl_ig1b_ft_in1k"].split()[1] == "*"
+        assert lines[name].split()[1].endswith("*")
+    assert lines["seresnext152e_64x4d.paddle_in1k"].split()[1] == "121.74*"  # printed as SENet-154's 114.29
     assert "CC-BY-NC-4.0 \N{DAGGER}" in lines["resnext101_32x48d.paddle_wsl_ig1b_ft_in1k"]
-    assert lines["resnext50_32x4d.tv2_in1k"].split()[1] != "*"
+    assert "*" not in lines["resnext50_32x4d.tv2_in1k"]
     assert "more than 1 %" in lines["*"]
     assert "forbids commercial use" in lines["\N{DAGGER}"]
 
 
 def test_marks_are_explained_only_where_they_stand(anabranch) -> None:
-    out = anabranch("list", "--weights", "resnext50_32x4d.tv2_in1k").out
-    assert len(out.splitlines()) == 2
+    out = anabranch("list", "resnext50_32x4d.tv2_in1k").out
+    assert "1 %" not in out
+    assert "forbids" not in out
 
 
 def test_weights_for_machines_come_with_files_and_claims(anabranch) -> None:
-    rows = json.loads(anabranch("list", "--weights", "--source", "torchvision", "--json").out)
+    rows = json.loads(anabranch("list", "--source", "torchvision", "--json").out)
     assert {row["publisher"] for row in rows} == {"torchvision"}
     [row] = [row for row in rows if row["weights"] == "resnext101_64x4d.tv_in1k"]
     assert row["urls"][0] == "https://download.pytorch.org/models/resnext101_64x4d-173b62eb.pth"
@@ -134,7 +143,7 @@ def test_weights_for_machines_come_with_files_and_claims(anabranch) -> None:
     assert {claim["top1"] for claim in row["claims"]} == {82.978, 83.246}
 
 
-@pytest.mark.parametrize("form", [[], ["--weights"]])
+@pytest.mark.parametrize("form", [[], ["--nets"]])
 def test_wishes_narrow_the_list_of_architectures_and_of_weights(anabranch, form: list[str]) -> None:
     wishes = ["--commercial", "--max-params", "30", "--max-macs", "5", "--min-top1", "82"]
     _, *lines = anabranch("list", *form, *wishes).out.splitlines()
@@ -144,7 +153,7 @@ def test_wishes_narrow_the_list_of_architectures_and_of_weights(anabranch, form:
 
 
 def test_an_architecture_under_a_wish_shows_the_claims_of_the_weights_that_meet_it(anabranch) -> None:
-    [line] = anabranch("list", "resnext101_32x16d", "--source", "PaddleClas").out.splitlines()[1:]
+    [line] = anabranch("list", "--nets", "resnext101_32x16d", "--source", "PaddleClas").out.splitlines()[1:]
     assert line.split()[4:] == ["84.20\N{EN DASH}84.24", "paddle_wsl_ig1b_ft_in1k"]
 
 
@@ -184,7 +193,7 @@ def test_titles_are_bold_on_a_terminal_unless_colour_is_unwanted(anabranch, term
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b" not in anabranch("list").out
     terminal(80)
-    assert anabranch("list").out.startswith("\x1b[1mname")
+    assert anabranch("list", "--nets").out.startswith("\x1b[1mname")
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in anabranch("list").out
 

@@ -65,7 +65,7 @@ def main() -> None:
 
 @app.command("list")
 @click.argument("pattern", required=False)
-@click.option("--weights", is_flag=True, help="A line for each set of weights instead of each architecture.")
+@click.option("--nets", is_flag=True, help="A line for each architecture instead of each set of weights.")
 @click.option("--licence", metavar="SPDX", help="Only weights under this licence, or a wildcard such as 'CC-*'.")
 @click.option("--commercial", is_flag=True, help="Only weights whose licence is known and allows commercial use.")
 @click.option("--source", metavar="PUBLISHER", help="Only weights that this publisher published; may be a wildcard.")
@@ -80,15 +80,15 @@ def main() -> None:
     help="What the lines are sorted by.",
 )
 @json_option
-def list_(pattern: str | None, weights: bool, sort: str, json: bool, **wanted: Any) -> None:
-    """List architectures, or weights, with counted size and published accuracy.
+def list_(pattern: str | None, nets: bool, sort: str, json: bool, **wanted: Any) -> None:
+    """List published weights, or architectures, with counted size and published accuracy.
 
     PATTERN is part of a name, or a wildcard such as '*_vd_*'. Every zoo's names count.
     """
     from anabranch.catalogue.wanted import Wanted
     from anabranch.verbs import zoo
 
-    zoo.print_list(pattern, Wanted(**wanted), weights=weights, sort=sort, json=json)
+    zoo.print_list(pattern, Wanted(**wanted), nets=nets, sort=sort, json=json)
 
 
 @app.command()

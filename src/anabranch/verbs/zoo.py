@@ -13,29 +13,26 @@ from anabranch.catalogue.wanted import Wanted, narrowed
 from anabranch.catalogue.words import described, described_file, file_name
 from anabranch.screen import Column, bold, print_json, table, width_of, wrapped
 
-# What stands beside a name or a licence, and what it says
-DOUBTED = (
-    "*",
-    "a published figure of its size differs from the counted one by more than 1 %; 'anabranch show' says which",
-)
+# What stands beside a counted size or a licence, and what it says
+DOUBTED = ("*", "a published figure differs by more than 1 % from the one counted here; 'anabranch show' says which")
 FORBIDDEN = ("\N{DAGGER}", "its licence forbids commercial use")
 
 
-def print_list(pattern: str | None, wanted: Wanted, *, weights: bool, sort: str, json: bool) -> None:
-    """A line an architecture, or with `weights` a line a set of weights.
+def print_list(pattern: str | None, wanted: Wanted, *, nets: bool, sort: str, json: bool) -> None:
+    """A line a set of weights, or with `nets` a line an architecture.
 
     Raises UnknownName where nothing fits the pattern, UsageError where nothing that fits it passes what is wanted.
     """
     fitting = matching(pattern)
-    rows = narrowed(rows_of_weights(fitting) if weights else [row(name) for name in fitting], wanted)
+    rows = narrowed([row(name) for name in fitting] if nets else rows_of_weights(fitting), wanted)
     if sort != "family":
         rows.sort(key=ORDERS[sort])
     if json:
-        print_json([weights_as_json(each) if weights else each.as_json() for each in rows])
-    elif weights:
-        print("\n".join(_weights_table(rows, width_of(sys.stdout))))
-    else:
+        print_json([each.as_json() if nets else weights_as_json(each) for each in rows])
+    elif nets:
         print("\n".join(_architectures_table(rows, fitting, width_of(sys.stdout))))
+    else:
+        print("\n".join(_weights_table(rows, width_of(sys.stdout))))
 
 
 def _architectures_table(rows: list[Row], fitting: dict[str, list[str]], width: int | None) -> list[str]:
@@ -46,57 +43,48 @@ def _architectures_table(rows: list[Row], fitting: dict[str, list[str]], width: 
     columns += [Column("top-1"), Column("found as" if by_alias else "highest by")]
     cells = []
     for each in rows:
-        best = each.claimed()[-1][1].tag if each.claimed() else ""
-        cells.append((each.name, *_sizes(each), _range(each), ", ".join(others[each.name]) if by_alias else best))
+        claimed = each.claimed()
+        last = ", ".join(others[each.name]) if by_alias else claimed[-1][1].tag if claimed else ""
+        cells.append((each.name, *_sizes(each), _range([top1 for top1, *_ in claimed]), last))
     title, *lines = table(columns, cells, width=width)
     return [bold(title), *lines]
 
 
 def _weights_table(rows: list[Row], width: int | None) -> list[str]:
     """One line each; where names leave too little room for the rest, each stands on a line of its own."""
-    titles = {"params M": True, "macs G": True, "px": True, "top-1": False, "top-5": True, "at px": True}
-    columns = [
-        *(Column(title, right=right) for title, right in titles.items()),
-        Column("licence"),
-        Column("highest in"),
-    ]
-    names = [f"{each.weights[0].name}{f' {DOUBTED[0]}' if _doubted(each) else ''}" for each in rows]
-    cells = [_weights_cells(each) for each in rows]
-    if width is None or width > max(map(len, names)) + 88:
+    figures = [Column(title, right=True) for title in ("params M ", "macs G ")]
+    columns = [*figures, Column("top-1"), Column("top-5"), Column("licence"), Column("in")]
+    names = [each.weights[0].name for each in rows]
+    cited = list(dict.fromkeys(claim.document for each in rows for claim in each.weights[0].claims))
+    cells = [_weights_cells(each, cited) for each in rows]
+    if width is None or width > max(map(len, names)) + 76:
         all_cells = [(name, *rest) for name, rest in zip(names, cells, strict=True)]
         title, *lines = table([Column("name"), *columns], all_cells, width=width)
     else:
-        title, *figures = table(columns, cells, width=width, indent=2)
-        lines = [line for pair in zip(names, figures, strict=True) for line in pair]
+        title, *sizes = table(columns, cells, width=width, indent=2)
+        lines = [line for pair in zip(names, sizes, strict=True) for line in pair]
     said = "\n".join(lines)
-    notes = [
-        wrapped(mark, text, width=width, label_width=2) for mark, text in (DOUBTED, FORBIDDEN) if f" {mark}" in said
+    notes = [wrapped(mark, text, width=width, label_width=2) for mark, text in (DOUBTED, FORBIDDEN) if mark in said]
+    notes += [
+        wrapped(f"{number:>4}", str(index().documents[key]), width=width, label_width=5)
+        for number, key in enumerate(cited, start=1)
     ]
-    return [bold(title), *lines, *([""] if notes else []), *(line for note in notes for line in note)]
+    return [bold(title), *lines, "", *(line for note in notes for line in note)]
 
 
-def _weights_cells(each: Row) -> tuple[str, ...]:
+def _weights_cells(each: Row, cited: list[str]) -> tuple[str, ...]:
     [entry] = each.weights
-    if not each.claimed():
-        return (*_sizes(each), "", "", "", _licence(entry), "")
-    best = each.claimed()[-1][2]
-    top5 = "" if best.top5 is None else f"{best.top5:.2f}"
-    return (
-        *_sizes(each),
-        _range(each),
-        top5,
-        str(best.input_px),
-        _licence(entry),
-        str(index().documents[best.document]),
-    )
+    wrong = {field for claim in entry.claims for field in misclaims(entry, claim)}
+    params, macs, _ = _sizes(each)
+    marks = [DOUBTED[0] if wrong & fields else " " for fields in ({"params_m"}, {"flops_g", "macs_g"})]
+    top1 = [claim.top1 for claim in entry.claims if claim.top1 is not None]
+    top5 = [claim.top5 for claim in entry.claims if claim.top5 is not None]
+    where = ",".join(str(number) for number in sorted({cited.index(claim.document) + 1 for claim in entry.claims}))
+    return params + marks[0], macs + marks[1], _range(top1), _range(top5), _licence(entry), where
 
 
 def _licence(entry: Weights) -> str:
     return f"{entry.licence} {FORBIDDEN[0]}" if entry.non_commercial else entry.licence
-
-
-def _doubted(each: Row) -> bool:
-    return any(misclaims(entry, claim) for entry in each.weights for claim in entry.claims)
 
 
 def _sizes(each: Row) -> tuple[str, str, str]:
@@ -104,11 +92,11 @@ def _sizes(each: Row) -> tuple[str, str, str]:
     return f"{counted.params / 1e6:.2f}", f"{counted.macs / 1e9:.2f}", str(counted.input_px)
 
 
-def _range(each: Row) -> str:
-    claimed = each.claimed()
-    if not claimed:
+def _range(figures: list[float]) -> str:
+    """The lowest and the highest, in percent."""
+    if not figures:
         return ""
-    low, high = f"{claimed[0][0]:.2f}", f"{claimed[-1][0]:.2f}"
+    low, high = f"{min(figures):.2f}", f"{max(figures):.2f}"
     return high if low == high else f"{low}\N{EN DASH}{high}"
 
 
