@@ -87,7 +87,7 @@ def test_a_name_of_weights_lists_these_alone() -> None:
 
 
 def test_an_architecture_without_weights_is_told_so() -> None:
-    with pytest.raises(UnknownName, match="no weights of seresnet200d are known; without --weights"):
+    with pytest.raises(UnknownName, match="no weights of seresnet200d are known; with --nets"):
         rows_of_weights(matching("seresnet200d"))
 
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from anabranch.catalogue.facts import Input, Weights
-from anabranch.fetch import Fetched, Patience, fetch
+from anabranch.fetch import Fetched, Patience, Report, fetch
+from anabranch.fetch.progress import silent
 
 PAYLOAD = random.Random(0).randbytes(200_000)
 REPLACED = random.Random(1).randbytes(200_000)
@@ -34,9 +35,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(Asked(self.path, dict(self.headers)))
         (answers.pop(0) if len(answers) > 1 else answers[0])(self)
 
-    def give(self, body: bytes, *, status: int = 200, **headers: str | None) -> None:
+    def give(self, body: bytes, *, status: int = 200, reason: str | None = None, **headers: str | None) -> None:
         """Headers spelled with _ for -; their length is there unless it is given, None leaves it out."""
-        self.send_response(status)
+        self.send_response(status, reason)
         for name, value in {"Content_Length": str(len(body)), **headers}.items():
             if value is not None:
                 self.send_header(name.replace("_", "-"), value)
@@ -93,6 +94,17 @@ class Server(ThreadingHTTPServer):
 
         return answer
 
+    def trickling(self, *, every_s: float) -> Answer:
+        """One byte after the other, for as long as anybody listens."""
+
+        def answer(asked: Handler) -> None:
+            self.whole(sent=0)(asked)
+            while not self.closing.wait(every_s):
+                asked.wfile.write(b"\0")
+                self.sent_bytes += 1
+
+        return answer
+
     def saying(self, status: int, **headers: str) -> Answer:
         return lambda asked: asked.give(b"no such thing", status=status, **headers)
 
@@ -122,17 +134,26 @@ def replaced() -> bytes:
     return REPLACED
 
 
+@pytest.fixture
+def standing() -> list[bytes]:
+    """What may lie in the cache under a final name; a test in which another file may do so adds it."""
+    return [PAYLOAD]
+
+
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standing: list[bytes]) -> Iterator[Path]:
     """An empty cache. Whatever a test does, at its end no name in it may stand for anything but a whole file."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("ANABRANCH_CACHE", str(folder))
-    for name in ("ANABRANCH_MIRROR", "HF_ENDPOINT", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+    for name in ("ANABRANCH_MIRROR", "HF_ENDPOINT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     yield folder
     for path in folder.rglob("*"):
         if path.is_file() and path.suffix != ".json" and not path.name.startswith("."):
-            assert path.read_bytes() in (PAYLOAD, REPLACED), f"{path} holds something else"
+            assert path.read_bytes() in standing, f"{path} holds something else"
 
 
 @pytest.fixture
@@ -150,8 +171,10 @@ def entry() -> Callable[..., Weights]:
 def get(entry: Callable[..., Weights]) -> Callable[..., Fetched]:
     """A function that fetches such an entry, less patiently than a person would."""
 
-    def fetched(*urls: str, verify: bool = False, read_s: float = 60, **facts: Any) -> Fetched:
-        patience = Patience(connect_s=60, read_s=read_s, attempts=3, backoff_s=0.01)
-        return fetch(entry(*urls, **facts), verify=verify, patience=patience)
+    def fetched(
+        *urls: str, verify: bool = False, read_s: float = 60, pace_s: float = 60, report: Report = silent, **facts: Any
+    ) -> Fetched:
+        patience = Patience(connect_s=60, read_s=read_s, pace_s=pace_s, attempts=3, backoff_s=0.01)
+        return fetch(entry(*urls, **facts), verify=verify, report=report, patience=patience)
 
     return fetched

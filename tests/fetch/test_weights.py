@@ -55,6 +55,30 @@ def test_a_host_that_cannot_be_reached_gives_way_to_the_next(server, get, payloa
     assert get(f"http://127.0.0.1:{closed}/weights.pth", server.url()).path.read_bytes() == payload
 
 
+def test_the_next_address_is_tried_where_one_gives_another_file(server, get, payload, replaced) -> None:
+    server.answers = [server.whole(replaced), server.whole()]
+    urls = server.url("a/weights.pth"), server.url("b/weights.pth")
+    fetched = get(*urls, sha256=hashlib.sha256(payload).hexdigest())
+    assert (fetched.path.read_bytes(), fetched.url) == (payload, urls[1])
+
+
+def test_where_all_give_another_file_all_hashes_are_told(server, get, payload, replaced) -> None:
+    server.answers = [server.whole(replaced), server.whole(payload[:1000])]
+    with pytest.raises(FetchError) as raised:
+        get(server.url("a/weights.pth"), server.url("b/weights.pth"), sha256="0123abcd")
+    for met in (replaced, payload[:1000]):
+        assert f"{hashlib.sha256(met).hexdigest()[:8]}; the catalogue states 0123abcd" in str(raised.value)
+
+
+def test_every_file_that_would_do_is_named_with_its_place(server, get, cache) -> None:
+    server.answers = [server.saying(404)]
+    folder = cache / "weights/resnext50_32x4d.tiny"
+    with pytest.raises(FetchError) as raised:
+        get(server.url(), server.url("other.pdparams"))
+    assert f"put weights.pth at {folder}/weights.pth or put other.pdparams at {folder}/other.pd" in str(raised.value)
+    assert "ANABRANCH_MIRROR names, there called weights.pth or other.pdparams" in str(raised.value)
+
+
 def test_where_all_addresses_lack_it_all_are_told(server, get) -> None:
     server.answers = [server.saying(404), server.saying(410)]
     urls = [server.url("a/weights.pth"), server.url("b/weights.pth")]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from anabranch.catalogue.facts import Input, Weights
 from anabranch.catalogue.index import Index
+from anabranch.fetch import FetchError, Progress
+from anabranch.verbs.fetch import _columns
 
 ONE, TWO, LONE, BARE = "resnext50_32x4d.one", "resnext50_32x4d.two", "senet154.lone", "seresnet50.nowhere"
 
@@ -110,7 +113,7 @@ def test_an_unknown_name_is_told_with_the_nearest(anabranch, tmp_path) -> None:
 def test_one_that_cannot_be_had_does_not_keep_the_others(anabranch) -> None:
     done = anabranch("fetch", BARE, ONE)
     assert done.status == 1
-    assert done.err.startswith(f"error: {BARE} is not in ")
+    assert done.err.startswith(f"error: {BARE} cannot be had from ")
     assert len(done.err.splitlines()) == 1
     assert done.out.startswith(ONE)
     rows = json.loads(anabranch("fetch", BARE, ONE, "--json").out)
@@ -126,9 +129,44 @@ def test_a_damaged_file_is_found_with_verify(anabranch) -> None:
     assert path.read_bytes() == ONE.encode()
 
 
+def test_verify_says_aloud_that_nothing_vouches_for_a_file(anabranch) -> None:
+    anabranch("fetch", LONE)
+    done = anabranch("fetch", LONE, "--verify")
+    assert done.err.startswith(f"warning: {LONE}: nobody states its hash, so that nothing vouches for it; ")
+    assert anabranch("fetch", ONE, "--verify").err == ""
+
+
+def test_another_attempt_is_told_in_a_line(anabranch, monkeypatch) -> None:
+    told = "publisher.invalid answers 503; trying again in 0.5 s"
+
+    def retried(weights, *, verify, report):
+        report(Progress(doing="retrying", why=told))
+        report(Progress(doing="waiting"))
+        raise FetchError("in vain")
+
+    monkeypatch.setattr("anabranch.verbs.fetch.fetch", retried)
+    again, waiting, error = anabranch("fetch", ONE).err.splitlines()
+    assert again == f"{ONE}: {told}"
+    assert waiting.startswith(f"{ONE}: waiting for another process")
+    assert error == "error: in vain"
+
+
 def test_a_person_who_watches_sees_a_bar(anabranch, monkeypatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     done = anabranch("fetch", ONE)
     assert done.status == 0
     assert ONE in done.err
+
+
+def test_the_bar_fits_into_a_line_of_80_characters() -> None:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    console = Console(width=80, force_terminal=True, file=io.StringIO())
+    bar = Bar(*_columns(), console=console)
+    bar.add_task("downloading resnext101_32x48d.fb_wsl_ig1b_ft_in1k", total=3_315_000_000, completed=1_133_900_000)
+    [line] = console.render_lines(bar.get_renderable(), pad=False)
+    text = "".join(segment.text for segment in line)
+    assert text.startswith("downloading resnext101_32x48d.")
+    assert "1.1/3.3 GB" in text

@@ -89,7 +89,6 @@ class Weights:
     test_input: Input | None = None  # a larger one that the publisher tests at too
     urls: tuple[str, ...] = ()  # tried in order: https://... or hf:owner/name
     sha256: str | None = None  # hexadecimal, whole or its first digits, of the file at the https addresses
-    size_bytes: int | None = None  # of the same file, where it is published to the byte
     aliases: tuple[str, ...] = ()  # other names that mean these weights
     homonyms: tuple[str, ...] = ()  # names printed for these weights that mean something else here
     claims: tuple[Claim, ...] = ()

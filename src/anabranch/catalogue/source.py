@@ -117,8 +117,6 @@ def _check_file(path: Path, entry: Weights) -> None:
     for url in entry.urls:
         fits = _HUB_ID.fullmatch(url) or _HTTPS.fullmatch(url)
         _want(path, bool(fits), f"{entry.name}: {url!r} is neither an https address of a file nor {HUB}owner/name")
-    if entry.size_bytes is not None:
-        _want(path, entry.size_bytes > 0, f"{entry.name}: size_bytes = {entry.size_bytes} must be above 0")
     if entry.sha256 is None:
         return
     fits = _SHA256.fullmatch(entry.sha256)

@@ -65,7 +65,7 @@ def rows_of_weights(fitting: dict[str, list[str]]) -> list[Row]:
             if all_fit or not own[entry.name].isdisjoint(names)
         ]
     if not rows:
-        raise UnknownName(f"no weights of {', '.join(fitting)} are known; without --weights their nets are listed")
+        raise UnknownName(f"no weights of {', '.join(fitting)} are known; with --nets they are listed all the same")
     return rows
 
 
@@ -116,7 +116,6 @@ def file_as_json(entry: Weights) -> dict[str, Any]:
         "dialect": entry.dialect,
         "urls": list(entry.urls),
         "sha256": entry.sha256,
-        "size_bytes": entry.size_bytes,
         "input": dataclasses.asdict(entry.input),
         "test_input": entry.test_input and dataclasses.asdict(entry.test_input),
     }

@@ -5,8 +5,9 @@ fetch(weights)      and where it is from, how long it is, its hash, and what it 
 """
 
 from anabranch.errors import FetchError
-from anabranch.fetch.download import Patience
+from anabranch.fetch.connection import Patience
 from anabranch.fetch.kept import Fetched
-from anabranch.fetch.weights import Progress, fetch, fetched
+from anabranch.fetch.progress import Progress, Report
+from anabranch.fetch.weights import fetch, fetched
 
-__all__ = ["FetchError", "Fetched", "Patience", "Progress", "fetch", "fetched"]
+__all__ = ["FetchError", "Fetched", "Patience", "Progress", "Report", "fetch", "fetched"]

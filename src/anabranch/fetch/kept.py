@@ -2,6 +2,7 @@
 
     NAME         the file; it gets this name only once it is verified
     NAME.json    `Fetched`, less the path
+    .NAME.old    a file that was found damaged or out of date, until another has taken its place
 
 A file is trusted as long as its size is the recorded one; its hash is computed again only on demand.
 """
@@ -16,8 +17,10 @@ from pathlib import Path
 
 from anabranch.artefact import sha256
 from anabranch.errors import FetchError
-from anabranch.fetch.download import discard
+from anabranch.fetch.part import Unobtainable, discard
 from anabranch.fetch.places import Published
+
+_NOT_VERIFIED = "not verified"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,10 @@ class Fetched:
     verified: str  # against what, in words
     date: str  # ISO 8601, UTC
 
+    @property
+    def is_verified(self) -> bool:
+        return not self.verified.startswith(_NOT_VERIFIED)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
@@ -38,16 +45,17 @@ class Expected:
 
     by: str
     sha256: str | None = None  # lower-case hexadecimal, whole or its first digits
-    size_bytes: int | None = None
 
     def verified(self) -> str:
         """In words what a file that agrees has been verified against."""
-        if self.sha256 is not None:
-            digits = "is" if len(self.sha256) == 64 else f"begins with {self.sha256},"
-            return f"SHA-256 {digits} as {self.by} states"
-        if self.size_bytes is not None:
-            return f"size is as {self.by} states; nobody states a hash"
-        return "not verified: nobody states its hash or size"
+        if self.sha256 is None:
+            return f"{_NOT_VERIFIED}: nobody states its hash"
+        digits = "is" if len(self.sha256) == 64 else f"begins with {self.sha256},"
+        return f"SHA-256 {digits} as {self.by} states"
+
+
+class _Wrong(Exception):
+    """A file that is not what is expected; says why."""
 
 
 def kept(path: Path, file: Published, *, verify: bool) -> Fetched | None:
@@ -61,17 +69,23 @@ def kept(path: Path, file: Published, *, verify: bool) -> Fetched | None:
 
 
 def adopted(path: Path, file: Published) -> Fetched | None:
-    """A file that lies there without a record, as one that a person put there does: verified and recorded.
+    """A file that a person put there, verified and recorded: it lacks a record, or is another than the recorded one.
 
-    Raises FetchError where it is not the published one; it is left there, being the user's.
+    One of the recorded size may as well be damaged, so that only a published hash tells. Raises FetchError where a
+    file without a record is not the published one; it is left there, being the user's.
     """
-    if not path.is_file() or _recorded(path) is not None:
+    if not path.is_file():
         return None
-    expected = Expected(by="the catalogue", sha256=file.sha256, size_bytes=file.size_bytes)
+    record = _recorded(path)
+    if record is not None and record.size_bytes == path.stat().st_size and file.sha256 is None:
+        return None
+    expected = Expected(by="the catalogue", sha256=file.sha256)
     try:
         fetched = _verified(path, expected, path=path, url=path.absolute().as_uri())
-    except FetchError as error:
-        raise FetchError(f"{error}. Remove it, or put the published file in its place") from None
+    except _Wrong as wrong:
+        if record is not None:
+            return None
+        raise FetchError(f"{path}: {wrong}. Remove it, or put the published file in its place") from None
     _record(fetched)
     return fetched
 
@@ -79,35 +93,43 @@ def adopted(path: Path, file: Published) -> Fetched | None:
 def keep(part: Path, expected: Expected, *, path: Path, url: str) -> Fetched:
     """Give a whole part its final name, once it is verified, and record it.
 
-    Raises FetchError, with the part removed, where it is not what is expected.
+    Raises Unobtainable, with the part removed, where it is not what is expected.
     """
     try:
         fetched = _verified(part, expected, path=path, url=url)
-    except FetchError as error:
+    except _Wrong as wrong:
         discard(part)
-        raise FetchError(f"{error}. It was removed; what {url} gives is not what was published") from None
-    _record(fetched)  # before the name: a record without a file is no harm
+        raise Unobtainable(f"{url} gives another file than was published: {wrong}") from None
+    _beside(path).unlink(missing_ok=True)  # a file is never met with the record of another
     os.replace(part, path)
+    _record(fetched)
     discard(part)
     return fetched
 
 
-def drop(path: Path) -> None:
-    """Remove a file and its record."""
-    path.unlink(missing_ok=True)
+def set_aside(path: Path) -> None:
+    """Take its name and record from a file that was found damaged or out of date."""
+    if path.is_file():
+        path.replace(aside(path))
     _beside(path).unlink(missing_ok=True)
 
 
+def aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
 def _verified(met: Path, expected: Expected, *, path: Path, url: str) -> Fetched:
-    size_bytes, digest = met.stat().st_size, sha256(met)
-    if not digest.startswith(expected.sha256 or ""):
-        digits = len(expected.sha256 or "")
-        raise FetchError(
-            f"{path}: SHA-256 {'is' if digits == 64 else 'begins with'} {digest[:digits]}; "
-            f"{expected.by} states {expected.sha256}"
-        )
-    if expected.size_bytes not in (None, size_bytes):
-        raise FetchError(f"{path}: {size_bytes:,} bytes; {expected.by} states {expected.size_bytes:,}")
+    """The facts of the file `met`, to be kept at `path`. Raises _Wrong."""
+    size_bytes = met.stat().st_size
+    if size_bytes == 0:
+        raise _Wrong("it is empty")
+    with met.open("rb") as file:
+        if file.read(64).lstrip(b"\xef\xbb\xbf\t\r\n ").startswith(b"<"):
+            raise _Wrong("it is a web page")
+    digest, wanted = sha256(met), expected.sha256 or ""
+    if not digest.startswith(wanted):
+        digits = "is" if len(wanted) == 64 else "begins with"
+        raise _Wrong(f"its SHA-256 {digits} {digest[: len(wanted)]}; {expected.by} states {wanted}")
     return Fetched(
         path=path,
         url=url,
@@ -128,9 +150,11 @@ def _record(fetched: Fetched) -> None:
 def _recorded(path: Path) -> Fetched | None:
     """The record beside `path`, if there is one that can be read."""
     try:
-        return Fetched(path=path, **json.loads(_beside(path).read_text(encoding="utf-8")))
+        record = Fetched(path=path, **json.loads(_beside(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+    words = (record.url, record.sha256, record.verified, record.date)
+    return record if type(record.size_bytes) is int and all(isinstance(word, str) for word in words) else None
 
 
 def _beside(path: Path) -> Path:

@@ -6,42 +6,29 @@ ANABRANCH_CACHE/weights/NAME/FILE.json    where it came from, and what it was ve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from anabranch.cache import cache_folder
 from anabranch.catalogue.facts import Weights
 from anabranch.errors import FetchError
-from anabranch.fetch.download import PATIENCE, Patience, Unobtainable, discard, download
-from anabranch.fetch.kept import Expected, Fetched, adopted, drop, keep, kept
+from anabranch.fetch.connection import Patience
+from anabranch.fetch.download import download
+from anabranch.fetch.kept import Expected, Fetched, adopted, aside, keep, kept, set_aside
+from anabranch.fetch.part import Unobtainable, begun
 from anabranch.fetch.places import MIRROR, Published, copy, mirror, places, published
+from anabranch.fetch.progress import Progress, Report, silent
+
+PATIENCE = Patience()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    doing: Literal["waiting", "downloading", "checking"]  # waiting: another process fetches the same
-    done_bytes: int = 0
-    total_bytes: int | None = None
-
-
-Report = Callable[[Progress], None]
-
-
-def _silent(progress: Progress) -> None:
-    """For a caller who does not watch."""
-
-
-def fetched(weights: Weights, *, report: Report = _silent) -> Path:
+def fetched(weights: Weights, *, report: Report = silent) -> Path:
     """The verified file of these weights in the cache, downloaded if it is not there. Raises FetchError, UsageError."""
     return fetch(weights, report=report).path
 
 
-def fetch(
-    weights: Weights, *, verify: bool = False, report: Report = _silent, patience: Patience = PATIENCE
-) -> Fetched:
+def fetch(weights: Weights, *, verify: bool = False, report: Report = silent, patience: Patience = PATIENCE) -> Fetched:
     """The same with what is known of the file; with `verify`, the hash of a file that is there is computed again.
 
     Raises FetchError for a file that cannot be had or kept, or is not the published one; UsageError for a mirror that
@@ -90,36 +77,44 @@ def _alone(folder: Path, report: Report) -> Iterator[None]:
 
 def _obtained(files: Sequence[Published], folder: Path, report: Report, patience: Patience) -> Fetched:
     """From the first place that has it. Raises FetchError that says what each of them answered, and what to do."""
-    refusals = []
+    offers = [(place, file) for file in files for place in places(file)]
     for file in files:
-        drop(folder / file.file_name)  # what is there still is damaged or out of date
-        for place in places(file):
-            try:
-                return _brought(place, file, folder / file.file_name, report, patience)
-            except Unobtainable as refusal:
-                refusals.append(str(refusal))
+        set_aside(folder / file.file_name)  # whatever is there still is damaged or out of date
+    refusals = []
+    for place, file in sorted(offers, key=lambda offer: not _has_begun(folder, *offer)):
+        try:
+            fetched = _brought(place, file, folder / file.file_name, report, patience)
+        except Unobtainable as refusal:
+            refusals.append(str(refusal))
+            continue
+        for each in files:
+            aside(folder / each.file_name).unlink(missing_ok=True)
+        return fetched
     raise FetchError(_nowhere(files, folder, refusals))
+
+
+def _part(folder: Path, file: Published) -> Path:
+    return folder / f".{file.file_name}.part"
+
+
+def _has_begun(folder: Path, place: str | Path, file: Published) -> bool:
+    """Whether this place has given a part that can be gone on with."""
+    stated = begun(_part(folder, file))
+    return stated is not None and stated.url == place
 
 
 def _brought(place: str | Path, file: Published, path: Path, report: Report, patience: Patience) -> Fetched:
     """The file from this place under its final name. Raises Unobtainable, FetchError."""
-    part = path.with_name(f".{path.name}.part")
-
-    def advance(done_bytes: int, total_bytes: int | None) -> None:
-        report(Progress(doing="downloading", done_bytes=done_bytes, total_bytes=total_bytes))
-
-    expected = Expected(by="the catalogue", sha256=file.sha256, size_bytes=file.size_bytes)
+    part = _part(path.parent, file)
+    expected = Expected(by="the catalogue", sha256=file.sha256)
     if isinstance(place, Path):
-        copy(place, part, advance=advance)
+        copy(place, part, report=report)
         url = place.absolute().as_uri()
     else:
-        stated = download(place, part, size_bytes=file.size_bytes, patience=patience, advance=advance)
+        stated = download(place, part, needs_length=file.sha256 is None, patience=patience, report=report)
         url = place
         if file.on_hub and mirror() is None:
             expected = Expected(by="the hub", sha256=stated.linked_sha256)
-        if stated.total_bytes is None and expected.sha256 is None:
-            discard(part)
-            raise Unobtainable(f"{url}: nobody says how long the file is, so that it may be a part of it")
     size_bytes = part.stat().st_size
     report(Progress(doing="checking", done_bytes=size_bytes, total_bytes=size_bytes))
     return keep(part, expected, path=path, url=url)
@@ -127,14 +122,16 @@ def _brought(place: str | Path, file: Published, path: Path, report: Report, pat
 
 def _nowhere(files: Sequence[Published], folder: Path, refusals: Sequence[str]) -> str:
     """What was met, and what to put where."""
-    name, file_name = files[0].weights_name, files[0].file_name
-    by_hand = f"put {file_name} at {folder / file_name}"
-    if (base := mirror()) is not None:
-        return (
-            f"{name} is not in {base}, which {MIRROR} names: {'; '.join(refusals)}. Put it there under one of these "
-            f"names, or {by_hand}, or unset {MIRROR} to fetch it from {files[0].url}"
-        )
-    return (
-        f"{name} cannot be fetched: {'; '.join(refusals)}. "
-        f"Where there is no network, {by_hand}, or into a folder that {MIRROR} names"
+    name, base = files[0].weights_name, mirror()
+    by_hand = {file.file_name: f"put {file.file_name} at {folder / file.file_name}" for file in files}
+    bare_names = dict.fromkeys(file.bare_name for file in files)
+    met = f"{name} cannot be fetched" if base is None else f"{name} cannot be had from {base}, which {MIRROR} names"
+    todo = (
+        f"If you have the file, {' or '.join(by_hand.values())}, "
+        f"or into {'a' if base is None else 'the'} folder that {MIRROR} names, there called {' or '.join(bare_names)}"
     )
+    if base is not None:
+        todo += f"; or unset {MIRROR} to fetch it from {files[0].url}"
+    old = [str(aside(folder / each)) for each in by_hand if aside(folder / each).exists()]
+    left = f". What was there before is damaged or out of date, and called {' and '.join(old)} now" if old else ""
+    return f"{met}: {'; '.join(refusals)}. {todo}{left}"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anabranch.catalogue.facts import Weights
 from anabranch.catalogue.find import find, weights_of
 from anabranch.errors import UsageError
-from anabranch.fetch import Fetched, FetchError, Progress, fetch
-from anabranch.fetch.weights import Report
+from anabranch.fetch import Fetched, FetchError, Progress, Report, fetch
 from anabranch.screen import bold, print_json
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 
 def run(names: Sequence[str], *, verify: bool, json: bool) -> int:
@@ -28,6 +30,12 @@ def run(names: Sequence[str], *, verify: bool, json: bool) -> int:
             rows.append({"name": weights.name, "error": str(error)})
             status = 1
             continue
+        if verify and not fetched.is_verified:
+            print(
+                f"warning: {weights.name}: nobody states its hash, so that nothing vouches for it; "
+                f"it is the file that was kept on {fetched.date[:10]}",
+                file=sys.stderr,
+            )
         rows.append(_as_json(weights, fetched))
         if not json:
             print(f"{bold(weights.name)}\n  {fetched.path}\n  {fetched.size_bytes:,} bytes; {fetched.verified}")
@@ -61,23 +69,45 @@ def meant(name: str) -> Weights:
 
 @contextmanager
 def _shown(name: str) -> Iterator[Report]:
-    """A report that draws a bar with rate and time left on standard error, where a person watches."""
+    """A report that says in a line on standard error why it takes longer, and draws a bar where a person watches."""
     if not sys.stderr.isatty():
-        yield lambda progress: None
+        yield lambda progress: _tell(name, progress)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+    with Bar(*_columns(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=None)
 
         def report(progress: Progress) -> None:
-            doing = "waiting for another process" if progress.doing == "waiting" else progress.doing
-            bar.update(task, description=f"{name}: {doing}", completed=progress.done_bytes, total=progress.total_bytes)
+            _tell(name, progress)  # which appears above the bar
+            if progress.doing in ("downloading", "checking"):
+                text = f"{progress.doing} {name}"
+                bar.update(task, description=text, completed=progress.done_bytes, total=progress.total_bytes)
 
         yield report
+
+
+def _columns() -> list[ProgressColumn]:
+    """What is being done, how far, how fast and how long still, in one line of 80 characters: the name gives way."""
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.table import Column
+
+    whole = Column(no_wrap=True)
+    return [
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+        BarColumn(bar_width=12),
+        DownloadColumn(table_column=whole),
+        TransferSpeedColumn(table_column=whole),
+        TimeRemainingColumn(table_column=whole),
+    ]
+
+
+def _tell(name: str, progress: Progress) -> None:
+    if progress.doing == "waiting":
+        print(f"{name}: waiting for another process, which fetches it too", file=sys.stderr)
+    elif progress.doing == "retrying":
+        print(f"{name}: {progress.why}", file=sys.stderr)
 
 
 def _as_json(weights: Weights, fetched: Fetched) -> dict[str, Any]:
