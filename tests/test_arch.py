@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,13 @@ def test_an_unknown_name_is_answered_with_the_nearest_three() -> None:
         ({"depths": ()}, "depths"),
         ({"depths": (3, 0, 3, 3)}, "depths"),
         ({"depths": (1,) * 6}, "depths"),
+        ({"depths": (100_000_000, 1)}, "depths = .* numbers from 1 to 1000"),
+        ({"width": 1 << 62}, "width = .* from 1 to 4096"),
+        ({"width": 10**400}, "width = 10{79} does not fit"),
+        ({"group_width": 5000}, "group_width = 5000"),
+        ({"groups": 4096, "group_width": 4096}, "at most 16777216 channels inside"),
+        ({"stem": (5000,)}, "stem"),
+        ({"block": "res2", "splits": 65}, "splits = 65 .* from 2 to 64"),
         ({"block": "inverted"}, "block = inverted"),
         ({"shortcut": "none"}, "shortcut = none"),
         ({"width": 0}, "width = 0"),
@@ -117,6 +125,12 @@ def test_numbers_that_do_not_fit_are_named_with_their_value(wrong: dict[str, obj
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_spec_returns_from_plain_data_unchanged(name: str) -> None:
     assert arch_from_json(arch_to_json(arch(name))) == arch(name)
+
+
+@pytest.mark.parametrize("said", ["resnet18", ["depths"], None, 3])
+def test_what_is_no_table_is_no_spec(said: Any) -> None:
+    with pytest.raises(ArchError, match="an architecture is a table of fields"):
+        arch_from_json(said)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ DOORS = {
     # 2: torch's wing, and the engines' wing
     "nets": BETWEEN,
     "checkpoints": f"{BETWEEN} nets",
-    "train": f"{BETWEEN} nets",
+    "train": f"{BETWEEN} nets checkpoints export runtimes agree evaluate pack",
     "export": f"{BETWEEN} nets",
     "runtimes": BETWEEN,
     # 3: a Predictor is all they know
@@ -51,7 +51,7 @@ DOORS = {
     "__main__": "cli",
     "__init__": f"{BETWEEN} nets checkpoints runtimes",
 }
-TORCH = {"torch", "torchvision", "kornia", "safetensors", "onnx", "onnxscript"}
+TORCH = {"torch", "torchvision", "pytorch_optimizer", "safetensors", "onnx", "onnxscript"}
 ENGINES = {"openvino", "onnxruntime", "tensorrt"}
 
 
@@ -145,5 +145,6 @@ def test_listing_the_zoo_loads_no_library_but_click() -> None:
 def test_a_part_outside_torchs_wing_loads_neither_torch_nor_what_only_some_calls_need(name: str) -> None:
     modules = [path for path in MODULES if unit(path) == name and path.stem != "__main__"]
     dotted = [".".join(("anabranch", *path.relative_to(HOUSE).with_suffix("").parts)) for path in modules]
-    heavy = {"torch", "rich", "cv2", "scipy", "onnx", "onnxruntime", "openvino"}
+    heavy = {"torch", "rich", "cv2", "scipy", "onnx", "onnxruntime", "openvino", "webdataset", "imagehash"}
+    heavy |= {"matplotlib", "tensorboardX"}
     assert not loaded_by(*(each.removesuffix(".__init__") for each in dotted)) & heavy

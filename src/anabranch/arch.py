@@ -17,7 +17,10 @@ from dataclasses import dataclass, fields, replace
 from enum import Enum, auto
 from typing import Any, Literal
 
-from anabranch.errors import ArchError, UnknownName, nearest
+from anabranch.errors import ArchError, UnknownName, nearest, shown
+
+_WIDEST = 4096  # of what a field may say: far beyond any net, and the widths of five stages still multiply safely
+_DEEPEST = 1000  # blocks of a stage
 
 
 class Quirk(Enum):
@@ -75,20 +78,30 @@ class Arch:
     def __post_init__(self) -> None:
         self._want(self.block in ("basic", "bottleneck", "res2"), "block", "basic, bottleneck or res2")
         self._want(self.shortcut in ("conv", "pool", "conv3x3"), "shortcut", "conv, pool or conv3x3")
-        self._want(1 <= len(self.depths) <= 5 and min(self.depths) >= 1, "depths", "one to five numbers of at least 1")
-        self._want(self.width >= 1, "width", "at least 1")
-        self._want(self.groups >= 1, "groups", "at least 1")
-        self._want(self.group_width >= 1, "group_width", "at least 1")
-        self._want(len(self.stem) in (1, 3) and min(self.stem) >= 1, "stem", "one width or three, of at least 1 each")
+        deep = 1 <= len(self.depths) <= 5 and all(1 <= depth <= _DEEPEST for depth in self.depths)
+        self._want(deep, "depths", f"one to five numbers from 1 to {_DEEPEST}")
+        for name in ("width", "groups", "group_width"):
+            self._want(1 <= getattr(self, name) <= _WIDEST, name, f"from 1 to {_WIDEST}")
+        wide = len(self.stem) in (1, 3) and all(1 <= width <= _WIDEST for width in self.stem)
+        self._want(wide, "stem", f"one width or three, from 1 to {_WIDEST} each")
         self._want(self.stem_stride in (1, 4), "stem_stride", "1 or 4")
         self._want(self.squeeze >= 0, "squeeze", "0 or a reduction of at least 1")
-        self._want((self.splits >= 2) == (self.block == "res2"), "splits", "at least 2 in a res2 block, 1 in any other")
+        self._want(
+            2 <= self.splits <= 64 if self.block == "res2" else self.splits == 1,
+            "splits",
+            "from 2 to 64 in a res2 block, 1 in any other",
+        )
         self._want(
             self.block != "basic" or (self.groups, self.group_width) == (1, 64),
             "groups, group_width",
             "1 and 64 in a basic block, which has no groups",
         )
         self._want(self.branch_width(0) >= 1, "group_width", "wide enough to leave a channel in stage 1")
+        self._want(
+            self.branch_width(len(self.depths) - 1) * self.splits <= _WIDEST**2,
+            "groups, group_width",
+            f"so narrow that the last stage's blocks have at most {_WIDEST**2} channels inside",
+        )
         self._want(
             self.squeeze == 0 or self.squeeze_width(self.channels(0)) >= 1,
             "squeeze",
@@ -97,7 +110,7 @@ class Arch:
 
     def _want(self, holds: bool, field: str, wanted: str) -> None:
         if not holds:
-            met = ", ".join(str(getattr(self, name)) for name in field.split(", "))
+            met = ", ".join(shown(getattr(self, name)) for name in field.split(", "))
             raise ArchError(f"{field} = {met} does not fit: it must be {wanted}")
 
 
@@ -318,6 +331,8 @@ def arch_to_json(spec: Arch) -> dict[str, Any]:
 
 def arch_from_json(table: Mapping[str, Any]) -> Arch:
     """The spec of such a table; fields left out keep their defaults. Raises ArchError on a field that is not one."""
+    if not isinstance(table, Mapping):
+        raise ArchError(f"an architecture is a table of fields such as depths and width, not {shown(table)}")
     types = {
         field.name: (list, tuple) if field.name in ("depths", "stem", "quirks") else type(field.default)
         for field in fields(Arch)
@@ -326,10 +341,12 @@ def arch_from_json(table: Mapping[str, Any]) -> Arch:
         if key not in types:
             raise ArchError(f"an architecture has no field {key!r}; the nearest are {', '.join(nearest(key, types))}")
         if not isinstance(value, types[key]) or isinstance(value, bool):
-            raise ArchError(f"{key} = {value!r} does not fit: it is of another type than {key} has")
+            raise ArchError(f"{key} = {shown(repr(value))} does not fit: it is of another type than {key} has")
         kind = str if key == "quirks" else int
         if isinstance(value, list | tuple) and any(type(item) is not kind for item in value):
-            raise ArchError(f"{key} = {value!r} does not fit: it is a list of {'names' if kind is str else 'numbers'}")
+            raise ArchError(
+                f"{key} = {shown(repr(value))} does not fit: it is a list of {'names' if kind is str else 'numbers'}"
+            )
     if "depths" not in table:
         raise ArchError("the architecture lacks 'depths', its blocks per stage")
     known = {quirk.name.lower(): quirk for quirk in Quirk}

@@ -37,6 +37,8 @@ def test_the_dict_of_the_weights_is_found_inside_what_training_programs_put_arou
         ({"state_dict": WEIGHTS, "state_dict_ema": MEAN}, ["state_dict_ema"]),
         ({"model": WEIGHTS, "model_ema": {"state_dict": MEAN}}, ["model_ema", "state_dict"]),
         ({"model": {"state_dict": WEIGHTS, "ema_state_dict": MEAN}}, ["model", "ema_state_dict"]),
+        ({"params": WEIGHTS, "params_ema": MEAN}, ["params_ema"]),
+        ({"model": WEIGHTS, "ema": MEAN}, ["ema"]),
     ],
 )
 def test_averaged_weights_are_taken_where_they_are_asked_for(entries: dict[str, Any], words: list[str]) -> None:

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from anabranch.arch import ARCHITECTURES, Arch
+from anabranch.catalogue.find import find
 from anabranch.checkpoints import identify as module
 from anabranch.checkpoints.identify import identify, published
 from anabranch.errors import WeightsMismatch
 from anabranch.images.preprocess import Preprocess
+from anabranch.nets.dialects import DIALECTS
 from anabranch.nets.load import Trained, save_trained
 from anabranch.nets.net import build
+from anabranch.nets.spelling import to_theirs
 
 
 @pytest.mark.parametrize(
@@ -46,15 +51,15 @@ def test_the_hash_is_that_of_the_file(saved):
 
 def test_published_weights_are_known_by_the_hash_in_the_name_of_their_file():
     # resnext50_32x4d-7cdf4587.pth, resnext101_32x4d_b32x8_imagenet_20210506-e0fa3dd5.pth
-    assert published("7cdf4587" + 56 * "0") == "resnext50_32x4d.tv_in1k"
-    assert (published("e0fa3dd5" + 56 * "0") or "").startswith("resnext101_32x4d.")
+    met = published("7cdf4587" + 56 * "0"), published("e0fa3dd5" + 56 * "0")
+    assert [each and each.architecture for each in met] == ["resnext50_32x4d", "resnext101_32x4d"]
     assert published(64 * "0") is None
 
 
 def test_a_file_of_another_family_is_not_one_of_ours(tmp_path):
     path = tmp_path / "vit.pth"
     torch.save({"patch_embed.proj.weight": torch.zeros(8, 3, 16, 16), "head.weight": torch.zeros(10, 8)}, path)
-    with pytest.raises(WeightsMismatch, match="not one of ours: no dialect here.*first tensors are patch_embed.proj"):
+    with pytest.raises(WeightsMismatch, match="not one of ours: no dialect here.*the first are patch_embed.proj"):
         identify(path)
 
 
@@ -73,6 +78,42 @@ def test_two_nets_of_the_same_tensors_are_both_named(saved, monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "twin", ARCHITECTURES["resnet18"])
     monkeypatch.setattr(module, "counts", lambda counts=module.counts: counts() | {"twin": counts()["resnet18"]})
     assert [each.architecture for each in identify(path).candidates] == ["resnet18", "twin"]
+
+
+def test_our_own_spelling_is_one_of_the_dialects(tmp_path, small_net):
+    torch.save(small_net("resnet18").state_dict(), tmp_path / "net.pth")
+    (met,) = identify(str(tmp_path / "net.pth")).candidates
+    assert (met.architecture, met.dialect) == ("resnet18", "anabranch")
+
+
+@pytest.mark.parametrize(("name", "told"), [("resnet18", "timm"), ("resnet18d", "mmpretrain")])
+def test_a_file_without_a_classifier_is_known_by_the_rest(tmp_path, spelled, name, told):
+    heads = ("fc.", "head.fc.")
+    torch.save({key: each for key, each in spelled(name, told).items() if not key.startswith(heads)}, tmp_path / "x")
+    met = identify(tmp_path / "x")
+    assert ([(each.architecture, each.dialect) for each in met.candidates], met.num_classes) == ([(name, told)], None)
+
+
+def test_a_classifier_of_another_name_is_a_difference(tmp_path, spelled):
+    theirs = {key.replace("fc.", "classifier."): each for key, each in spelled("resnet18", "timm").items()}
+    torch.save(theirs, tmp_path / "x")
+    with pytest.raises(WeightsMismatch, match=r"2 tensors missing \(fc.weight, fc.bias\); 2 tensors left over"):
+        identify(tmp_path / "x")
+
+
+def test_the_channels_of_the_pictures_are_the_files(tmp_path):
+    net = build("resnet18", in_channels=1)
+    torch.save(to_theirs(net.arch, net.state_dict(), DIALECTS["timm"]), tmp_path / "grey.pth")
+    assert identify(tmp_path / "grey.pth").in_channels == 1
+
+
+def test_how_much_of_a_hash_is_published_is_told_with_the_weights(saved, monkeypatch):
+    path = saved("resnet18", "timm")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    weights = replace(find("resnet18.gluon_in1k").weights, sha256=digest[:8])
+    monkeypatch.setattr(module, "index", lambda: SimpleNamespace(weights=(weights,)))
+    met = identify(path)
+    assert (met.weights, met.published_digits) == ("resnet18.gluon_in1k", 8)
 
 
 def test_the_result_of_a_training_run_says_itself_what_it_is(tmp_path):

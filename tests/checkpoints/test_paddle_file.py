@@ -199,8 +199,19 @@ def test_forgeries_take_no_more_memory_than_their_size_allows(tmp_path: Path, me
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("protocol", "copies"), [(2, 3), (4, 1)])
-def test_a_large_file_is_held_once_and_text_for_bytes_as_often_as_it_takes(
+def test_of_many_arrays_in_text_one_at_a_time_is_held_twice(tmp_path: Path, measured: Any) -> None:
+    small, large = saved(tmp_path, ARRAYS), tmp_path / "large.pdparams"
+    arrays = {f"w{place}": RANDOM.normal(size=2 * MEGABYTE).astype("f4") for place in range(8)}
+    with large.open("wb") as file:
+        pickle.dump(arrays, file, 2)
+    taken, error = measured(small, large)[large]
+    assert not error
+    assert taken < large.stat().st_size + (8 + 2) * 8 * MEGABYTE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("protocol", "copies"), [(2, 2), (4, 1)])
+def test_a_large_file_is_held_once_and_text_for_bytes_beside_the_array_that_is_made_of_it(
     protocol: int, copies: int, tmp_path: Path, measured: Any
 ) -> None:
     num_bytes = 64 * MEGABYTE

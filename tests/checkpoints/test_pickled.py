@@ -160,11 +160,15 @@ NONSENSE = {
     "a key without a value": b"}(K\x01u",
     "a call of text": b"\x8c\x01x)R",
     "a call without a tuple": b"ca\nb\n]R",
-    "a tuple as a key": b"}K\x01\x85K\x02s",
     "a name that is no text": b"K\x01K\x02\x93",
     "a name without a line's end": b"ca",
     "an unknown step": b"\xf1",
 }
+
+
+def test_a_key_that_may_be_nested_is_refused_by_its_kind() -> None:
+    with pytest.raises(Unreadable, match="has a dict keyed by tuple"):
+        run(by_hand(b"}K\x01\x85K\x02s"))
 
 
 @pytest.mark.parametrize("steps", NONSENSE.values(), ids=NONSENSE)

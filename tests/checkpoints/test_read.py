@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import pickle
 import tarfile
 from io import BytesIO
@@ -102,6 +103,18 @@ def test_what_is_no_checkpoint_is_told_what_it_is(name: str, content: bytes, rea
     assert str(raised.value).startswith(str(tmp_path / name))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="is a pipe or a device; save what comes out of it to a file first"):
+        read_checkpoint(tmp_path / "net.pth")
+
+
+def test_a_name_that_no_file_can_have_is_told() -> None:
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_checkpoint(Path("a\0b.pth"))
+
+
 def test_a_folder_and_a_file_that_is_not_there_are_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a folder"):
         read_checkpoint(tmp_path)
@@ -130,6 +143,26 @@ def test_a_tar_archive_is_told_by_its_names_and_left_packed(names: list[str], re
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
 
 
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_tar_archive_of_headers_about_headers_is_damage(kind: bytes, tmp_path: Path) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 12
+    block = header.tobuf(tarfile.USTAR_FORMAT) + b"12 path=abc\n".ljust(512, b"\0")
+    (tmp_path / "x.tar").write_bytes(3000 * block + tarfile.TarInfo("x").tobuf(tarfile.USTAR_FORMAT) + bytes(1024))
+    with pytest.raises(CheckpointError, match="tar archive that is damaged"):
+        read_checkpoint(tmp_path / "x.tar")
+
+
+def test_a_tar_archive_whose_header_has_no_end_is_damage(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 30
+    with (tmp_path / "x.tar").open("wb") as file:
+        file.write(header.tobuf(tarfile.USTAR_FORMAT))
+        file.truncate((1 << 30) + 1024)  # which takes no room on the disk
+    with pytest.raises(CheckpointError, match="tar archive that is damaged"):
+        read_checkpoint(tmp_path / "x.tar")
+
+
 def safetensors(header: object, data: bytes) -> bytes:
     written = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(written).to_bytes(8, "little") + written + data
@@ -153,6 +186,8 @@ DAMAGED = {
     "a shape beyond counting": safetensors({"a": entry(0, 16, [1 << 62, 1 << 62])}, bytes(16)),
     "values that nobody names": safetensors({"a": entry(0, 8, [2])}, bytes(16)),
     "an unknown type": safetensors({"a": entry(0, 16, [4], "F7")}, bytes(16)),
+    "a length beyond torch's": safetensors({"a": entry(0, 0, [1 << 63, 0])}, b""),
+    "lengths beyond torch's": safetensors({"a": entry(0, 0, [1 << 62, 1 << 62, 0])}, b""),
     "a header longer than the file": (1 << 20).to_bytes(8, "little") + b'{"a": {}}',
 }
 
@@ -177,6 +212,12 @@ def test_a_safetensors_file_cut_short_anywhere_is_an_error(tmp_path: Path) -> No
 def test_numbers_of_a_kind_that_no_net_here_has_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2).to(torch.float8_e4m3fn), "b": torch.zeros(2)}, tmp_path / "x")
     with pytest.raises(CheckpointError, match=r"numbers that no net here has \(a is torch\.float8_e4m3fn\)"):
+        read_checkpoint(tmp_path / "x")
+
+
+def test_tensors_without_values_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(safetensors({"fc.weight": entry(0, 0, [0, 512])}, b""))
+    with pytest.raises(CheckpointError, match=r"tensors without values \(fc\.weight \(0, 512\)\)"):
         read_checkpoint(tmp_path / "x")
 
 

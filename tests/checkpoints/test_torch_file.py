@@ -10,6 +10,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anabranch.checkpoints import torch_file
+from anabranch.checkpoints import mapped
 from anabranch.checkpoints.read import read_checkpoint
 from anabranch.errors import CheckpointError
 
@@ -32,7 +33,6 @@ STATE = OrderedDict(
         "bn1.num_batches_tracked": torch.tensor(7),
         "turned": torch.randn(3, 4).t(),
         "part": torch.randn(9)[2:5],
-        "empty": torch.zeros(0, 2),
     }
 )
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -64,6 +64,11 @@ def test_a_nets_own_state_dict_with_its_versions_is_read(tmp_path: Path) -> None
     same(read_checkpoint(saved(tmp_path, net.state_dict())).tensors, net.state_dict())
 
 
+def _with_state(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    parameter.note = 1  # type: ignore[attr-defined]
+    return parameter
+
+
 @FORMATS
 def test_a_training_checkpoint_is_read_with_what_scripts_leave_in_it(zipped: bool, tmp_path: Path) -> None:
     parameter = torch.nn.Parameter(torch.randn(2))
@@ -78,6 +83,12 @@ def test_a_training_checkpoint_is_read_with_what_scripts_leave_in_it(zipped: boo
         "best": (np.float64(77.5), np.int64(3), torch.Size([1, 2])),
         "arch": "resnext50_32x4d",
         "epoch": 90,
+        "dtype": torch.float32,
+        "loss": 1j,
+        "by": {None: 1, True: 2, 0.5: 3},
+        "mean": torch.zeros(1).expand(10),
+        "negated": torch.zeros(2)._neg_view(),
+        "kept": _with_state(torch.nn.Parameter(torch.zeros(3))),
     }
     met = read_checkpoint(saved(tmp_path, held, zipped))
     assert met.unwrapped == ("state_dict", "module.")
@@ -130,7 +141,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a bytearray of any size": (lambda: {"a": Reduced(bytearray, (1 << 40,))}, "asks for builtins.bytearray"),
     "a tensor of any size": (lambda: {"a": Reduced(torch.FloatTensor, (1 << 40,))}, "asks for torch.FloatTensor"),
     "a path": (lambda: {"args": argparse.Namespace(data=Path("x"))}, "asks for pathlib"),
-    "expanded": (lambda: {"a": torch.zeros(1).expand(1000)}, r"shape \(1000,\) is said to lie in 1 numbers"),
+    "expanded": (lambda: {"a": torch.zeros(1).expand(1000)}, "tensors that share their values"),
+    "without values": (lambda: {"a": torch.zeros(0, 2)}, r"tensors without values \(a \(0, 2\)\)"),
+    "keyed by a tuple": (lambda: {"w": torch.zeros(1), "x": {(1, 2): 3}}, "has a dict keyed by tuple"),
     "a list": (lambda: [torch.zeros(1)], "holds a single list, not tensors by name"),
     "no tensors": (dict, "holds no tensors"),
     "under a key of one's own": (lambda: {"net": dict(STATE)}, r"1 entries that are not tensors by name: net \(dict\)"),
@@ -155,14 +168,18 @@ def test_another_protocol_than_torchs_own_is_refused(tmp_path: Path) -> None:
 
 def test_torchscript_is_told_apart(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:
-        for name in ("net/data.pkl", "net/constants.pkl", "net/code/__torch__.py"):
+        for name in ("net/data.pkl", "net/constants.pkl"):
             archive.writestr(name, b"x")
+        archive.writestr("net/code/__torch__.py", b"x" * 100, zipfile.ZIP_DEFLATED)  # as torch.jit.save writes it
     with pytest.raises(CheckpointError, match="TorchScript program"):
         read_checkpoint(tmp_path / "net.pt")
 
 
-def test_a_torch_file_by_the_name_of_another_kind_is_refused_because_torch_goes_by_names(tmp_path: Path) -> None:
-    path = saved(tmp_path, STATE).rename(tmp_path / "net.safetensors")
+@FORMATS
+def test_a_torch_file_by_the_name_of_another_kind_is_refused_because_torch_goes_by_names(
+    zipped: bool, tmp_path: Path
+) -> None:
+    path = saved(tmp_path, STATE, zipped).rename(tmp_path / "net.safetensors")
     with pytest.raises(CheckpointError, match=r"a torch file by its content.*call it \.pth"):
         read_checkpoint(path)
 
@@ -253,6 +270,8 @@ FORGED: dict[str, tuple[Callable[[], object], str]] = {
     "a part that is not there": (lambda: tensor(key="1"), "makes no sense"),
     "a negative storage": (lambda: tensor(-1), "makes no sense"),
     "hooks": (lambda: tensor(hooks=OrderedDict(a=1)), "makes no sense"),
+    "lengths beyond counting": (lambda: tensor(4, (1 << 63,), (0,)), "makes no sense"),
+    "more dimensions than torch has": (lambda: tensor(4, (1,) * 65, (0,) * 65), "makes no sense"),
 }
 
 
@@ -313,8 +332,8 @@ def test_an_archive_with_a_directory_of_any_length_is_refused_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = archive(tmp_path, pickled({"a": tensor()}))
-    monkeypatch.setattr(torch_file, "_MAX_DIRECTORY_BYTES", 100)
-    with pytest.raises(CheckpointError, match=r"damaged or cut short \(a directory of \d+ bytes\)"):
+    monkeypatch.setattr(mapped, "MAX_DIRECTORY_BYTES", 100)
+    with pytest.raises(CheckpointError, match=r"damaged or cut short \(a directory of more than 100 bytes\)"):
         read_checkpoint(path)
 
 
@@ -364,6 +383,35 @@ BOMBS = {
     "a storage larger than the file": pickled({"a": tensor(1 << 31, (1 << 31,))}),
     "a shape larger than its storage": pickled({"a": tensor(4, (1 << 31,))}),
 }  # fmt: skip
+
+
+def test_a_shape_of_numbers_without_end_is_refused_before_they_are_multiplied(tmp_path: Path) -> None:
+    number = b"\x8a\xff" + b"\xff" * 254 + b"\x7fq\x50"  # 2039 bits, and kept to be named again
+    begin = pickled({"a": tensor(4, (4,), (1,))})
+    at = begin.index(b"K\x04\x85q")  # the shape
+    many = b"(" + number + b"h\x50" * 30_000 + b"t"
+    forged = begin[:at] + many + begin[at + 3 :].replace(b"K\x01\x85", b"(" + b"K\0" * 30_001 + b"t", 1)
+    with pytest.raises(CheckpointError, match="makes no sense"):
+        read_checkpoint(archive(tmp_path, forged))
+
+
+def test_bytes_that_torchs_safe_reader_refuses_are_said_to_be_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"it asks for builtins\.bytes"):
+        read_checkpoint(saved(tmp_path, {"w": torch.zeros(1), "rng": b""}))
+
+
+def test_threads_that_read_at_once_do_not_take_away_each_others_names(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"state_dict": {"w": torch.zeros(1)}, "args": argparse.Namespace(lr=0.1)})
+    with ThreadPoolExecutor(6) as threads:
+        assert all(held.tensors for held in threads.map(read_checkpoint, [path] * 60))
+
+
+def test_a_name_that_the_caller_lets_torch_read_is_left_to_him(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"state_dict": {"w": torch.zeros(1)}, "args": argparse.Namespace(lr=0.1)})
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        read_checkpoint(path)
+        assert argparse.Namespace in torch.serialization.get_safe_globals()
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
 
 @pytest.mark.slow

@@ -230,6 +230,35 @@ def test_a_list_takes_neither_a_split_nor_labels(tmp_path):
         open_labelled(tmp_path / "l.txt", labels=tmp_path / "l.txt")
 
 
+def test_a_csv_of_several_labels_gives_targets_and_no_labels(tmp_path):
+    put(tmp_path / "a.png")
+    (tmp_path / "set.csv").write_text("path,label\na.png,dog;ball\na.png,\n")
+    data = open_labelled(tmp_path / "set.csv", multi_label=True)
+    assert data.class_names == ("ball", "dog")
+    assert data.targets.tolist() == [[1, 1], [0, 0]]
+    assert data.labels.tolist() == [-1, -1]
+    again = open_labelled(tmp_path, labels=tmp_path / "set.csv", multi_label=True)
+    assert again.targets.tolist() == data.targets.tolist()
+    with pytest.raises(DatasetError, match="multi_label=True"):
+        open_labelled(tmp_path / "set.csv")
+
+
+def test_several_labels_a_picture_want_a_csv(classes):
+    (classes / "l.txt").write_text("2/a.PNG 1\n")
+    for where in ({"path": classes}, {"path": classes / "l.txt"}, {"path": classes, "labels": classes / "l.txt"}):
+        with pytest.raises(DatasetError, match=r"\(multi_label\) are read from a CSV alone"):
+            open_labelled(**where, multi_label=True)
+
+
+def test_a_listed_pictures_file_is_given_as_it_is(classes):
+    data = open_labelled(classes)
+    assert data.encoded(2) == (".PNG", (classes / "2/a.PNG").read_bytes())
+    assert (data.groups, data.targets) == (None, None)
+    (classes / "2/a.PNG").unlink()
+    with pytest.raises(ImageError, match=r"2/a\.PNG: cannot be read: No such file"):
+        data.encoded(2)
+
+
 # ---- IDX -----------------------------------------------------------------------------------------------------------
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (5, 7, 6), dtype=np.uint8)

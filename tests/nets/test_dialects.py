@@ -33,12 +33,13 @@ COMPUTED_BY = {
 
 @pytest.mark.parametrize(("name", "wanted"), COMPUTED_BY.items())
 def test_a_dialect_takes_the_nets_that_its_code_computes_and_refuses_the_others(name, wanted):
-    assert {each.name for each in DIALECTS.values() if each.refuses(ARCHITECTURES[name]) is None} == wanted
+    able = {each.name for each in DIALECTS.values() if each.refuses(ARCHITECTURES[name]) is None}
+    assert able == wanted | {"anabranch"}  # which computes them all
 
 
 @pytest.mark.parametrize("name", [name for name, spec in ARCHITECTURES.items() if spec.stem_stride == 4])
-def test_every_imagenet_net_has_a_dialect(name):
-    assert any(each.refuses(ARCHITECTURES[name]) is None for each in DIALECTS.values())
+def test_every_imagenet_net_has_a_dialect_beside_ours(name):
+    assert any(each.refuses(ARCHITECTURES[name]) is None for each in DIALECTS.values() if each.name != "anabranch")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,3 +65,54 @@ def test_a_file_that_is_no_trained_net_is_told_apart(trained: Trained, tmp_path:
         write_tensors(path, tensors, {k: v for k, v in about.items() if k != key})
         with pytest.raises(CheckpointError, match="is not understood"):
             load_trained(path)
+
+
+FORGED: dict[str, dict[str, Any]] = {
+    "an architecture of text": {"arch": "resnet18"},
+    "an architecture that is a list": {"arch": ["depths"]},
+    "no architecture": {"arch": None},
+    "an unknown block": {"arch": {"depths": [1, 1], "block": "inverted"}},
+    "a width beyond counting": {"arch": {"depths": [1, 1], "width": 1 << 62}},
+    "depths beyond building": {"arch": {"depths": [100_000_000, 1]}},
+    "groups that do not divide": {"arch": {"depths": [1, 1], "width": 0}},
+    "a name that is none": {"name": 3},
+    "classes that are text": {"class_names": "abc"},
+    "classes that are numbers": {"class_names": [1, 2, 3]},
+    "preprocessing that is none": {"preprocess": 3},
+    "preprocessing that lacks most": {"preprocess": {"crop_px": 32}},
+}
+
+
+@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
+def test_what_a_file_says_is_not_believed(trained: Trained, tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "m.safetensors"
+    save_trained(path, trained)
+    tensors, about = read_tensors(path)
+    write_tensors(path, tensors, {**about, **change})
+    with pytest.raises(CheckpointError, match=r"m\.safetensors: what it says of its net is not understood"):
+        load_trained(path)
+
+
+def test_a_net_of_more_blocks_than_there_are_tensors_is_not_built(trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_trained(path, trained)
+    tensors, about = read_tensors(path)
+    write_tensors(path, tensors, {**about, "arch": {"depths": [1000, 1000]}})
+    with pytest.raises(CheckpointError, match="tensors are too few for a net of 2000 blocks"):
+        load_trained(path)
+
+
+def test_weights_that_are_whole_numbers_are_refused(trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_trained(path, trained, {name: tensor.to(torch.int8) for name, tensor in trained.net.state_dict().items()})
+    with pytest.raises(CheckpointError, match="holds int8 values, and a net has floating-point weights"):
+        load_trained(path)
+
+
+def test_a_trained_net_outlives_its_file(trained: Trained, tmp_path: Path) -> None:
+    save_trained(tmp_path / "m.safetensors", trained)
+    again = load_trained(tmp_path / "m.safetensors")
+    with (tmp_path / "m.safetensors").open("r+b") as file:
+        file.truncate(10)
+    for name, tensor in trained.net.state_dict().items():
+        assert torch.equal(again.net.state_dict()[name], tensor)

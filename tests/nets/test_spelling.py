@@ -136,6 +136,33 @@ def test_counts_of_batches_that_an_old_file_lacks_are_zero():
     assert to_ours(spec, old, DIALECTS["timm"], where="memory")["stem.conv1.norm.num_batches_tracked"] == 0
 
 
+def test_a_count_of_batches_may_have_a_dimension():
+    spec = ARCHITECTURES["resnet18"]
+    theirs = to_theirs(spec, build(spec).state_dict(), DIALECTS["timm"])
+    theirs["bn1.num_batches_tracked"] = torch.tensor([7])
+    met = to_ours(spec, theirs, DIALECTS["timm"], where="memory")["stem.conv1.norm.num_batches_tracked"]
+    assert (met.tolist(), met.shape) == (7, ())
+
+
+@pytest.mark.parametrize("told", ["timm", "paddleclas"])
+def test_without_its_head_all_but_the_classifier_is_given_whether_there_is_one_or_not(told):
+    spec = ARCHITECTURES["resnext50_32x4d"]
+    state = build(spec).state_dict()
+    theirs = to_theirs(spec, state, DIALECTS[told])
+    headless = {name: tensor for name, tensor in theirs.items() if not name.startswith(("fc.", "out."))}
+    for tensors in (theirs, headless):
+        ours = to_ours(spec, tensors, DIALECTS[told], where="memory", headless=True)
+        assert state.keys() - ours.keys() == {"head.weight", "head.bias"}
+    assert len(headless) == len(theirs) - 2
+
+
+def test_our_own_names_are_a_dialect_in_which_nothing_is_renamed():
+    state = build(SMALL, num_classes=7).state_dict()
+    theirs = to_theirs(SMALL, state, DIALECTS["anabranch"])
+    assert theirs.keys() == state.keys()
+    assert all(theirs[name] is state[name] for name in state)
+
+
 @pytest.mark.parametrize("told", ["timm", "paddleclas"])
 def test_the_heads_classes_and_the_stems_channels_are_the_files(told):
     spec = ARCHITECTURES["resnext50_32x4d"]

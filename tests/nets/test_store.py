@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from anabranch.errors import CheckpointError
-from anabranch.nets.store import read_tensors, write_tensors
+from anabranch.nets.store import read_tensors, replacing_file, write_tensors
 
 TENSORS = {
     "a": torch.randn(3, 4),
@@ -59,3 +59,41 @@ def test_a_file_of_another_tool_is_told_apart(tmp_path: Path) -> None:
         read_tensors(tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match=r"nowhere\.safetensors"):
         read_tensors(tmp_path / "nowhere.safetensors")
+
+
+def test_the_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    write_tensors(tmp_path / "x.safetensors", TENSORS, {})
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_two_who_write_at_once_each_write_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with replacing_file(path) as first, replacing_file(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("half of the sec")
+    assert path.read_text() == "first"  # which ended last
+    assert [file.name for file in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_cannot_be_written_is_an_error_that_says_where_and_why(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere/x: cannot be written \(No such file or directory\)"):
+        write_tensors(tmp_path / "nowhere/x", TENSORS, {})
+
+
+def test_tensors_in_one_anothers_memory_are_written_each_by_itself(tmp_path: Path) -> None:
+    flat = torch.arange(10.0)
+    tensors = {"whole": flat, "again": flat, "part": flat[2:7], "other part": flat[5:], "one": flat[:1]}
+    write_tensors(tmp_path / "x", tensors, {})
+    met, _ = read_tensors(tmp_path / "x")
+    assert {name: tensor.tolist() for name, tensor in met.items()} == {
+        name: tensor.tolist() for name, tensor in tensors.items()
+    }
+
+
+@pytest.mark.parametrize("note", ["[]", "3", "null", "{", "[" * 100_000, '{"sha256": null}', "{}"])
+def test_a_note_that_is_no_table_is_damage(tmp_path: Path, note: str) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "x", metadata={"anabranch": note})
+    with pytest.raises(CheckpointError, match="what it says of its tensors is damaged"):
+        read_tensors(tmp_path / "x")

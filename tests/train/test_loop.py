@@ -4,11 +4,14 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +23,9 @@ from anabranch.errors import CheckpointError, DatasetError, ImageError, RecipeEr
 from anabranch.images.labelled import open_labelled
 from anabranch.nets.load import load_trained
 from anabranch.nets.store import read_tensors
-from anabranch.train.loop import train
+from anabranch.train.loop import rehearse, train
 from anabranch.train.recipe import read_recipe
+from anabranch.train.tables import Recipe
 
 STEPS_PER_EPOCH = 4  # 70 pictures in batches of 16, the rest left out
 
@@ -47,12 +51,12 @@ def test_the_net_learns_and_its_result_says_so(tiny: Path, tmp_path: Path) -> No
     assert (trained.name, trained.licence) == ("tiny", "CC0-1.0")
 
 
-def _run(recipe: Path, folder: Path, *, processes: int) -> subprocess.Popen[bytes]:
+def _run(recipe: Path, folder: Path, *words: str, processes: int) -> subprocess.Popen[bytes]:
     """The command line, training into `folder`; what it says goes to FOLDER.log."""
     launch = [sys.executable, "-m"]
     if processes > 1:
         launch += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    command = [*launch, "anabranch", "train", str(recipe), "--out", str(folder), "--resume"]
+    command = [*launch, "anabranch", "train", str(recipe), "--out", str(folder), "--resume", *words]
     with folder.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(
             command,
@@ -77,7 +81,7 @@ def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_bits(tiny: Path, t
     last = often / "last.safetensors"
     num_killed = 0
     for _ in range(3):
-        process = _run(tiny, often, processes=processes)
+        process = _run(tiny, often, "--set", f"run.workers={draw.choice([0, 2])}", processes=processes)
         before = _written(last)
         while process.poll() is None and _written(last) == before:
             time.sleep(0.005)
@@ -89,7 +93,21 @@ def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_bits(tiny: Path, t
     assert num_killed >= 1, "the run ended before it could be killed; make it longer"
     assert _run(tiny, often, processes=processes).wait() == 0, often.with_suffix(".log").read_text()
     assert _tensors(alone / "model.safetensors") == _tensors(often / "model.safetensors")
-    assert sorted(path.name for path in often.iterdir()) == sorted(path.name for path in alone.iterdir())
+    assert {path.name for path in often.iterdir()} == {path.name for path in alone.iterdir()}
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_from_the_same_batches(tiny: Path, tmp_path: Path) -> None:
+    quiet = ["net.dropout=0.0", "net.drop_path=0.0", "net.sync_norms=true", "augment.mixup=0.0", "optimise.lr=0.005"]
+    words = [word for key in quiet for word in ("--set", key)]
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        assert _run(tiny, folder, *words, processes=processes).wait() == 0, folder.with_suffix(".log").read_text()
+    one, two = ((tmp_path / run / "history.jsonl").read_text().splitlines() for run in ("1", "2"))
+    for alone, together in zip(map(json.loads, one), map(json.loads, two), strict=True):
+        assert together["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+        assert together["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-4)
+        assert (together["pictures"], together["top1"]) == (alone["pictures"], alone["top1"])
 
 
 def _kill(pid: int) -> None:
@@ -126,7 +144,10 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(tiny: Path, tmp_
     halves = train(recipe, tmp_path / "halves", resume=True)
     assert _tensors(whole) == _tensors(halves)
     without_time = [
-        [{**json.loads(line), "seconds": 0} for line in (tmp_path / run / "history.jsonl").read_text().splitlines()]
+        [
+            {**json.loads(line), "seconds": 0, "waiting": 0}
+            for line in (tmp_path / run / "history.jsonl").read_text().splitlines()
+        ]
         for run in ("whole", "halves")
     ]
     assert without_time[0] == without_time[1]
@@ -247,3 +268,148 @@ def test_what_does_not_fit_the_data_is_said(
     with pytest.raises(error, match=message):
         train(read_recipe(tiny, overrides=[override]), tmp_path / "run")
     assert not (tmp_path / "run/last.safetensors").exists()
+
+
+def test_a_batch_in_parts_gives_the_step_of_the_whole(tiny: Path, tmp_path: Path) -> None:
+    # norms see a part by itself, so they are kept still: all but the head is frozen
+    start = train(read_recipe(tiny, smoke=True), tmp_path / "start")
+    frozen = f"start={{weights='{start}', frozen=['all but head']}}"
+    plain = [frozen, "augment.mixup=0.0", "net.dropout=0.0", "net.drop_path=0.0"]
+    results = [
+        read_tensors(train(read_recipe(tiny, overrides=[*plain, f"optimise.accumulate={n}"]), tmp_path / str(n)))[0]
+        for n in (1, 4)
+    ]
+    for name, whole in results[0].items():
+        torch.testing.assert_close(results[1][name], whole, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_what_is_frozen_stays_and_the_head_learns(tiny: Path, tmp_path: Path) -> None:
+    start = train(read_recipe(tiny, smoke=True), tmp_path / "start")
+    recipe = read_recipe(tiny, overrides=[f"start={{weights='{start}', frozen=['all but head']}}"])
+    before, after = read_tensors(start)[0], read_tensors(train(recipe, tmp_path / "run"))[0]
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_run_in_reduced_precision_learns_and_goes_on_to_the_same_bits(
+    tiny: Path, tmp_path: Path, precision: str
+) -> None:
+    recipe = read_recipe(tiny, overrides=["augment.mixup=0.0", f"run.precision={precision}"])
+    whole = train(recipe, tmp_path / "whole")
+    stopped(recipe, tmp_path / "halves", step=7)
+    assert _tensors(train(recipe, tmp_path / "halves", resume=True)) == _tensors(whole)
+    history = [json.loads(line) for line in (tmp_path / "whole/history.jsonl").read_text().splitlines()]
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "rmsprop", "lamb"])
+def test_every_optimiser_goes_on_to_the_same_bits(tiny: Path, tmp_path: Path, optimiser: str) -> None:
+    recipe = read_recipe(tiny, overrides=[f"optimise.optimiser={optimiser}", "optimise.lr=0.002"])
+    whole = train(recipe, tmp_path / "whole")
+    stopped(recipe, tmp_path / "halves", step=7)
+    assert _tensors(train(recipe, tmp_path / "halves", resume=True)) == _tensors(whole)
+
+
+def stopped(recipe: Recipe, folder: Path, *, step: int) -> None:
+    """A run that a user's interrupt ends after this step."""
+
+    def stop(told: Mapping[str, Any]) -> None:
+        if told.get("step") == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, folder, report=stop)
+
+
+def test_the_best_epoch_becomes_the_model_where_that_is_asked_even_if_it_came_before_a_stop(
+    tiny: Path, tmp_path: Path
+) -> None:
+    wild = ["run.result=best", "optimise.lr=0.5", "optimise.ema_decay=0.0", "optimise.epochs=6", "run.keep=6"]
+    recipe = read_recipe(tiny, overrides=wild)
+    stopped(recipe, tmp_path / "run", step=4 * STEPS_PER_EPOCH + 1)
+    result = train(recipe, tmp_path / "run", resume=True)
+    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    best = max(history, key=lambda line: (line["top1"], -line["epoch"]))  # the first of equals
+    assert _tensors(result) == _tensors(tmp_path / f"run/epoch-{best['epoch']:04d}.safetensors")
+
+
+def test_the_average_of_the_epochs_that_are_kept_becomes_the_model_where_that_is_asked(
+    tiny: Path, tmp_path: Path
+) -> None:
+    result = train(read_recipe(tiny, overrides=["run.result=average", "run.keep=2"]), tmp_path / "run")
+    kept = sorted((tmp_path / "run").glob("epoch-*.safetensors"))
+    assert [path.name for path in kept] == ["epoch-0002.safetensors", "epoch-0003.safetensors"]
+    second, third = (read_tensors(path)[0] for path in kept)
+    torch.testing.assert_close(
+        read_tensors(result)[0]["head.weight"], (second["head.weight"] + third["head.weight"]) / 2
+    )
+
+
+def test_a_run_ends_when_it_has_not_become_better_for_so_many_epochs(tiny: Path, tmp_path: Path) -> None:
+    train(read_recipe(tiny, overrides=["optimise.epochs=50", "optimise.patience=2"]), tmp_path / "run")
+    scores = [json.loads(line)["top1"] for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert len(scores) < 50
+    assert scores.index(max(scores)) == len(scores) - 3
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path) -> list[str]:
+    """Overrides that name a set of 20 pictures of which one is none."""
+    rng = np.random.default_rng(0)
+    for name in ("left", "right"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(tmp_path / f"set/{name}/{i}.png")
+    shutil.copytree(tmp_path / "set", tmp_path / "whole")
+    (tmp_path / "set/left/3.png").write_bytes(b"no picture")
+    paths = {"train": tmp_path / "set", "test": tmp_path / "whole"}
+    return ["optimise.batch=10", *(f"data.{part}={{path='{path}'}}" for part, path in paths.items())]
+
+
+def test_a_few_unreadable_pictures_are_left_out_and_listed_where_that_is_allowed(
+    tiny: Path, tmp_path: Path, spoilt: list[str]
+) -> None:
+    train(read_recipe(tiny, overrides=[*spoilt, "data.unreadable=0.05"]), tmp_path / "run")
+    [line] = (tmp_path / "run/unreadable.txt").read_text().splitlines()
+    assert "left/3.png: not a picture" in line
+    assert json.loads((tmp_path / "run/history.jsonl").read_text().splitlines()[-1])["unreadable"] == 1
+
+
+def test_more_unreadable_pictures_than_are_allowed_end_the_run(tiny: Path, tmp_path: Path, spoilt: list[str]) -> None:
+    with pytest.raises(DatasetError, match=r"1 of 20 training pictures cannot be read, more than .* = 0.04; .*3.png"):
+        train(read_recipe(tiny, overrides=[*spoilt, "data.unreadable=0.04"]), tmp_path / "run")
+
+
+def test_a_student_without_labels_comes_to_answer_as_its_teacher(tiny: Path, tmp_path: Path) -> None:
+    teacher = train(read_recipe(tiny, overrides=["optimise.epochs=8", "augment.mixup=0.0"]), tmp_path / "teacher")
+    told = [f"distil.teacher='{teacher}'", "run.seed=9", "optimise.epochs=8", "optimise.lr=0.1", "augment.mixup=0.0"]
+    student = train(read_recipe(tiny, overrides=told), tmp_path / "student")
+    data = open_labelled(tiny.parent, split="test")
+    pixels = torch.stack([torch.from_numpy(data.picture(i).copy()) for i in range(len(data))])
+    x = (pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        answered = [load_trained(path).net(x).argmax(1) for path in (teacher, student)]
+    assert (answered[0] == answered[1]).float().mean() > 0.9
+
+
+def test_a_run_may_be_shown_larger_pictures_as_it_goes_on(tiny: Path, tmp_path: Path) -> None:
+    sizes = ["augment.side_px=[[0, 8], [1, 12]]", "augment.crop='random-resized'", "augment.pad_px=0"]
+    recipe = read_recipe(tiny, overrides=sizes)
+    whole = train(recipe, tmp_path / "whole")
+    stopped(recipe, tmp_path / "halves", step=STEPS_PER_EPOCH + 1)
+    assert _tensors(train(recipe, tmp_path / "halves", resume=True)) == _tensors(whole)
+
+
+def test_a_rehearsal_says_what_a_run_takes_and_writes_nothing(tiny: Path, tmp_path: Path) -> None:
+    found = rehearse(read_recipe(tiny), tmp_path / "run")
+    assert found.plan.steps == 3 * STEPS_PER_EPOCH
+    assert found.plan.num_pictures == 70
+    assert 0 < found.epoch_seconds < found.run_seconds
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_rate_scaled_to_the_batch_is_told_before_the_first_step(tiny: Path, tmp_path: Path) -> None:
+    told = []
+    train(read_recipe(tiny, smoke=True, overrides=["optimise.lr_batch=8"]), tmp_path / "run", report=told.append)
+    assert told[0]["plan"].lr == pytest.approx(2 * 0.05)  # for a batch of 16

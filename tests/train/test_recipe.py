@@ -3,8 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from anabranch.errors import ArchError, Error, RecipeError
+from anabranch.errors import ArchError, DatasetError, Error, RecipeError
+from anabranch.train.data import open_sets
 from anabranch.train.recipe import read_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
@@ -96,15 +98,57 @@ def test_smoke_without_a_smoke_table_is_refused(tiny: Path) -> None:
             read_recipe(tiny, smoke=True)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_reads_and_opens_with_its_command(path: Path) -> None:
-    recipe = read_recipe(path)
-    assert read_recipe(path, smoke=True) != recipe
-    assert f"anabranch train recipes/{path.name}" in path.read_text().split("\nname")[0]
-    assert "% top-1" in recipe.expect, "the result to expect is a figure"
-
-
 def test_every_error_of_a_recipe_is_one_of_ours(tiny: Path) -> None:
     for override in ("arch=nonsense", "arch.quirks=['nonsense']", "input.resampler=nonsense", "run.seed=-1"):
         with pytest.raises(Error):
             read_recipe(tiny, overrides=[override])
+
+
+def classes(folder: Path, *, count: int = 10) -> Path:
+    for name in ("ant", "bee"):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (8, 8), (index, 0, 0)).save(folder / name / f"{name}{index}.png")
+    return folder
+
+
+def test_a_folder_with_its_own_splits_is_learnt_and_tested_as_it_says(tiny: Path, tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        classes(tmp_path / "photos" / split)
+    data = read_recipe(tiny, pictures=tmp_path / "photos").data
+    assert (data.train.path, data.train.split) == (str(tmp_path / "photos"), "train")
+    assert data.test is not None
+    assert (data.test.path, data.test.split) == (str(tmp_path / "photos"), "valid")
+
+
+def test_of_a_folder_in_one_piece_a_fifth_of_each_class_is_held_out(tiny: Path, tmp_path: Path) -> None:
+    classes(tmp_path / "photos", count=50)
+    recipe = read_recipe(tiny, pictures=tmp_path / "photos", overrides=['data.class_names=["ant", "bee"]'])
+    sets = open_sets(recipe.data)
+    assert not set(sets.shown.names) & set(sets.tested.names)
+    assert len(sets.shown) + len(sets.tested) == 100
+    for label in (0, 1):
+        assert 4 <= (sets.tested.labels == label).sum() <= 18
+    assert sets.class_names == ("ant", "bee")
+    assert open_sets(recipe.data).tested.names == sets.tested.names
+
+
+def test_pictures_that_lie_in_one_file_cannot_be_held_out(tiny: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(tiny, overrides=[f"data={{train={{path='{tiny.parent}', split='train'}}, hold_out=0.2}}"])
+    with pytest.raises(DatasetError, match="only pictures in files of their own can be held out; 'anabranch split'"):
+        open_sets(recipe.data)
+
+
+def test_a_folder_that_is_not_there_is_said(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="photos: no such folder or list"):
+        read_recipe(tiny, pictures=tmp_path / "photos")
+
+
+def test_a_recipe_tests_either_on_a_set_or_on_what_it_holds_out(tiny: Path) -> None:
+    with pytest.raises(RecipeError, match="either a test set, data.test, or a share"):
+        read_recipe(tiny, overrides=["data.hold_out=0.2"])
+
+
+def test_pairs_within_lists_are_read(tiny: Path) -> None:
+    sizes = ["augment.side_px=[[0, 8], [1, 12]]", "augment.crop='random-resized'", "augment.pad_px=0"]
+    assert read_recipe(tiny, overrides=sizes).augment.side_px == ((0, 8), (1, 12))

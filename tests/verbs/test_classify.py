@@ -175,12 +175,13 @@ def test_a_checkpoint_is_exported_once_and_answers(anabranch, packed, photos, tm
     monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "net.safetensors"
     save_trained(path, Trained(net=packed.net, name="mine", licence="MIT", class_names=tuple(LABELS), preprocess=INPUT))
+    made = set()
     for _ in range(2):
         done = anabranch("classify", photos / "a.png", "-m", path, "--json")
         (answer,) = json.loads(done.out)
         assert answer["guesses"][0]["probability"] == pytest.approx(
             expected(packed.net, photos / "a.png").max(), abs=2e-5
         )
-        (kept,) = (tmp_path / "cache/artefacts").iterdir()
-        made = (kept / "card.json").stat().st_mtime_ns
-    assert (kept / "card.json").stat().st_mtime_ns == made
+        (card,) = (tmp_path / "cache/artefacts").glob("*/card.json")
+        made.add(card.stat().st_mtime_ns)
+    assert len(made) == 1

@@ -88,6 +88,15 @@ def test_identify_says_what_a_file_is(anabranch, mirrored) -> None:
     assert told["candidates"] == [{"architecture": "seresnet18d_paddle", "dialect": "paddleclas"}]
 
 
+def test_identify_says_what_stands_in_the_way_of_a_file(anabranch, tmp_path) -> None:
+    grey = build("resnet18", in_channels=1)
+    theirs = to_theirs(grey.arch, grey.state_dict(), DIALECTS["timm"])
+    torch.save({name: tensor for name, tensor in theirs.items() if not name.startswith("fc.")}, tmp_path / "grey.pth")
+    done = anabranch("identify", tmp_path / "grey.pth")
+    assert "classes   none: its classifier is absent" in done.out
+    assert "channels  1; what is trained, exported and classified here has 3" in done.out
+
+
 def test_convert_writes_what_identify_knows_again(anabranch, mirrored, tmp_path) -> None:
     done = anabranch("convert", mirrored, "-o", tmp_path / "again.safetensors", "--to", "paddleclas")
     assert done.out.startswith(f"{tmp_path / 'again.safetensors'}: seresnet18d_paddle as paddleclas spells it, ")

@@ -8,7 +8,7 @@ from typing import Any
 from anabranch.checkpoints.pickled import Unreadable
 
 _PLAIN = ("state_dict", "model", "model_state_dict", "params")
-_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict")
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, Lightning
 _COUNTERS = ("steps", "n_averaged")  # beside averaged weights: mmengine's, torch.optim.swa_utils'
 _DEEPEST = 8

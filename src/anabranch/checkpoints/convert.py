@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ import torch
 from torch import Tensor
 
 from anabranch.arch import Arch
-from anabranch.checkpoints.identify import OUR_OWN
 from anabranch.checkpoints.load import our_tensors
 from anabranch.checkpoints.read import read_checkpoint
 from anabranch.checkpoints.trained import open_trained
-from anabranch.errors import UsageError, need
-from anabranch.nets.dialects import dialect
+from anabranch.errors import UsageError, shown
+from anabranch.nets.dialects import OUR_OWN, dialect
 from anabranch.nets.load import save_trained
 from anabranch.nets.spelling import to_theirs
+from anabranch.nets.store import replacing_file, save_safetensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,22 +47,47 @@ def convert(
     leaves the old file or the new one. Raises CheckpointError, WeightsMismatch, UnknownName, UsageError.
     """
     write = writer(out, to)
-    if out.exists() and (not overwrite or out.samefile(source)):
-        raise UsageError(f"{out} is there already; choose another place, or ask to overwrite it")
+    _want_place(out, source, overwrite=overwrite)
     if to == OUR_OWN:
-        trained = open_trained(source, like=like)
+        trained = open_trained(source, like=like, architecture=architecture, told=told, ema=ema)
         save_trained(out, trained)
         return Converted(spec=trained.net.arch, dialect=to, num_tensors=len(trained.net.state_dict()))
+    if like is not None:
+        raise UsageError(
+            f"like = {like!r} says what goes into an anabranch file beside its tensors, not into one of {to}"
+        )
     held = read_checkpoint(source, ema=ema)
     spec, ours = our_tensors(held, architecture=architecture, told=told, where=str(source))
     theirs = to_theirs(spec, ours, dialect(to))
-    partial = out.with_name(f".{out.name}.part")
-    try:
+    with replacing_file(out) as partial:
         write(theirs, partial)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
     return Converted(spec=spec, dialect=dialect(to).name, num_tensors=len(theirs))
+
+
+def _want_place(out: Path, source: Path, *, overwrite: bool) -> None:
+    """Raises UsageError, before a large file is read, for a place that cannot be written to."""
+    try:
+        if not out.parent.is_dir():
+            raise UsageError(f"{out}: there is no folder {out.parent}; make it first")
+        if out.is_dir():
+            raise UsageError(f"{out} is a folder; give the name of a file")
+        if not _is_there(out):
+            return
+        if source.exists() and out.samefile(source):
+            raise UsageError(f"{out} is the file that is to be converted; choose another place for the new one")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{out}: is no place for a file ({getattr(error, 'strerror', None) or error})") from None
+    if not overwrite:
+        raise UsageError(f"{out} is there already; choose another place, or ask to overwrite it")
+
+
+def _is_there(path: Path) -> bool:
+    """Raises OSError, ValueError for a name that no file can have, which `exists` keeps to itself."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def writer(out: Path, to: str) -> Callable[[Mapping[str, Tensor], Path], None]:
@@ -79,12 +103,14 @@ def writer(out: Path, to: str) -> Callable[[Mapping[str, Tensor], Path], None]:
 
 
 def _write_safetensors(theirs: Mapping[str, Tensor], path: Path) -> None:
-    save = need("safetensors.torch", extra="torch").save_file
-    save({name: tensor.contiguous() for name, tensor in theirs.items()}, path, metadata={"format": "pt"})
+    save_safetensors(path, theirs, {"format": "pt"})
 
 
 def _write_torch(theirs: Mapping[str, Tensor], path: Path) -> None:
-    torch.save({name: tensor.contiguous() for name, tensor in theirs.items()}, path)
+    try:
+        torch.save({name: tensor.contiguous() for name, tensor in theirs.items()}, path)
+    except RuntimeError as error:  # what its writer makes of a full disk
+        raise OSError(shown(str(error).partition("\n")[0])) from None
 
 
 def _write_paddle(theirs: Mapping[str, Tensor], path: Path) -> None:

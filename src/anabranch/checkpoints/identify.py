@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from anabranch.arch import ARCHITECTURES, Arch, arch_from_json
+from anabranch.arch import ARCHITECTURES, Arch
 from anabranch.artefact import sha256
+from anabranch.catalogue.facts import Weights
 from anabranch.catalogue.index import counts, index
 from anabranch.checkpoints.read import Held, read_checkpoint
 from anabranch.errors import WeightsMismatch, shown
-from anabranch.nets.dialects import DIALECTS, Dialect
-from anabranch.nets.spelling import describe, ends, match
-
-OUR_OWN = "anabranch"  # the dialect of what `anabranch train` writes
+from anabranch.nets.dialects import DIALECTS, OUR_OWN, Dialect
+from anabranch.nets.load import about_of
+from anabranch.nets.spelling import describe, ends, match, to_ours
 
 _NEAREST = 4  # of how many architectures a stranger is compared with, tensor by tensor
 
@@ -37,101 +36,104 @@ class Identified:
     kind: str
     unwrapped: tuple[str, ...]
     candidates: tuple[Candidate, ...]  # at least one
-    num_classes: int
+    num_classes: int | None  # None: it has no classifier
+    in_channels: int
     sha256: str
     weights: str | None  # the published weights whose hash the file has
+    published_digits: int  # of the 64 of their hash: some publishers state but its beginning
 
 
-def identify(path: Path, *, ema: bool = False) -> Identified:
+def identify(path: Path | str, *, ema: bool = False) -> Identified:
     """Raises CheckpointError for a file that cannot be read, WeightsMismatch for one that is not of this family."""
+    path = Path(path)
     held = read_checkpoint(path, ema=ema)
     digest = sha256(path)
     weights = published(digest)
     found = candidates(held, where=str(path))
     if weights is not None:
-        architecture = weights.partition(".")[0]
-        found.sort(key=lambda each: each.architecture != architecture)
+        found.sort(key=lambda each: each.architecture != weights.architecture)
+    head, stem = (held.tensors.get(name) for name in ends(found[0].spec, DIALECTS[found[0].dialect]))
+    assert stem is not None
     return Identified(
         file=path,
         kind=held.kind,
         unwrapped=held.unwrapped,
         candidates=tuple(found),
-        num_classes=_num_classes(held.tensors, found[0]),
+        num_classes=None if head is None else head.numel() // found[0].spec.channels(len(found[0].spec.depths) - 1),
+        in_channels=stem.shape[1],
         sha256=digest,
-        weights=weights,
+        weights=weights.name if weights else None,
+        published_digits=len(weights.sha256 or "") if weights else 0,
     )
 
 
-def published(digest: str) -> str | None:
-    """The name of the published weights whose hash this is, or begins as it does."""
-    return next((each.name for each in index().weights if each.sha256 and digest.startswith(each.sha256)), None)
+def published(digest: str) -> Weights | None:
+    """The published weights whose hash this is, or begins as it does."""
+    return next((each for each in index().weights if each.sha256 and digest.startswith(each.sha256)), None)
 
 
 def candidates(held: Held, *, where: str) -> list[Candidate]:
-    """Every architecture and dialect that fits, at least one. Raises WeightsMismatch that names the nearest."""
+    """Every architecture and dialect that fits, at least one, also where the classifier is absent.
+
+    Raises WeightsMismatch that names the nearest, and CheckpointError for a file of ours that is no net.
+    """
     if held.about is not None:
-        return [_our_own(held.about, where)]
+        spec = about_of(held.about, held.tensors, where=where).spec
+        to_ours(spec, held.tensors, DIALECTS[OUR_OWN], where=where)
+        return [Candidate(architecture=describe(spec), spec=spec, dialect=OUR_OWN)]
     told = [(name, spec, each) for name, spec in ARCHITECTURES.items() for each in _speakers(spec, held.tensors)]
     found = [
         Candidate(architecture=name, spec=spec, dialect=each.name)
         for name, spec, each in told
-        if _as_many_scalars(name, spec, each, held.tensors) and not match(spec, held.tensors, each).num_differences
+        if _surplus(name, spec, each, held.tensors) == 0 and _fits(spec, each, held.tensors)
     ]
     if not found:
         raise WeightsMismatch(f"{where}: not one of ours: {_nearest(told, held.tensors)}")
     return found
 
 
-def _our_own(about: Mapping[str, Any], where: str) -> Candidate:
-    if "arch" not in about:
-        raise WeightsMismatch(
-            f"{where}: holds a {shown(about.get('kind'))}, not a trained net; a run's result is model.safetensors"
-        )
-    spec = arch_from_json(about["arch"])
-    return Candidate(architecture=describe(spec), spec=spec, dialect=OUR_OWN)
-
-
 def _speakers(spec: Arch, tensors: Mapping[str, Tensor]) -> Iterator[Dialect]:
-    """The dialects that compute this net and whose names of its two ends are the file's."""
+    """The dialects that compute this net and whose name of its first convolution is in the file."""
     for told in DIALECTS.values():
-        if told.refuses(spec) is None and all(name in tensors for name in ends(spec, told)):
+        if told.refuses(spec) is None and ends(spec, told)[1] in tensors:
             yield told
 
 
-def _as_many_scalars(name: str, spec: Arch, told: Dialect, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the file learns as many scalars as the net would with its ends: what is cheap to know without a net."""
-    return _surplus(name, spec, told, tensors) == 0
+def _fits(spec: Arch, told: Dialect, tensors: Mapping[str, Tensor]) -> bool:
+    return not match(spec, tensors, told, headless=not _head(spec, told, tensors)).num_differences
+
+
+def _head(spec: Arch, told: Dialect, tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the classifier's tensors that are in the file."""
+    prefix = ends(spec, told)[0].removesuffix("weight")
+    return [name for name in tensors if name.startswith(prefix)]
 
 
 def _surplus(name: str, spec: Arch, told: Dialect, tensors: Mapping[str, Tensor]) -> int:
-    """How many learnable scalars the file has more than the net."""
+    """How many learnable scalars between its ends the file has more than the net: what is cheap to know without one."""
     counted = counts()[name]
     unlearnt = {told.leaves.get(leaf, leaf) for leaf in ("running_mean", "running_var", "num_batches_tracked")}
-    learnt = sum(tensor.numel() for key, tensor in tensors.items() if key.rpartition(".")[2] not in unlearnt)
-    head, stem = (tensors[end] for end in ends(spec, told))
+    stem = ends(spec, told)[1]
+    without = {stem, *_head(spec, told, tensors)}
+    learnt = sum(
+        tensor.numel()
+        for key, tensor in tensors.items()
+        if key not in without and key.rpartition(".")[2] not in unlearnt
+    )
     width = spec.channels(len(spec.depths) - 1)
-    body = counted.params - counted.num_classes * (width + 1) - _stem_scalars(spec, 3)
-    num_classes = head.numel() // width
-    return learnt - body - num_classes * (width + 1) - stem.numel()
+    return learnt - (counted.params - counted.num_classes * (width + 1) - _stem_scalars(spec))
 
 
-def _stem_scalars(spec: Arch, in_channels: int) -> int:
+def _stem_scalars(spec: Arch) -> int:
     kernel = 7 if len(spec.stem) == 1 and spec.stem_stride == 4 else 3
-    return spec.stem[0] * in_channels * kernel * kernel
-
-
-def _num_classes(tensors: Mapping[str, Tensor], found: Candidate) -> int:
-    if found.dialect == OUR_OWN:
-        return tensors["head.bias"].numel()
-    head, _ = ends(found.spec, DIALECTS[found.dialect])
-    return tensors[f"{head.removesuffix('.weight')}.bias"].numel()
+    return spec.stem[0] * 3 * kernel * kernel
 
 
 def _nearest(told: list[tuple[str, Arch, Dialect]], tensors: Mapping[str, Tensor]) -> str:
     """Of those that spell as the file does, the one with the fewest differences, and which these are."""
     if not told:
         names = ", ".join(map(shown, list(tensors)[:3]))
-        return f"no dialect here calls a first convolution and a classifier as it does; its first tensors are {names}"
+        return f"no dialect here calls a first convolution as any of its tensors is called; the first are {names}"
     nearest = sorted(told, key=lambda one: abs(_surplus(one[0], one[1], one[2], tensors)))[:_NEAREST]
     compared = [(match(spec, tensors, each), name, each) for name, spec, each in nearest]
     met, name, each = min(compared, key=lambda one: one[0].num_differences)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from anabranch.arch import Arch
 from anabranch.arch import arch as row
-from anabranch.checkpoints.identify import OUR_OWN, Candidate, candidates
+from anabranch.catalogue.find import find
+from anabranch.checkpoints.identify import Candidate, candidates
 from anabranch.checkpoints.read import Held, read_checkpoint
 from anabranch.errors import UsageError, WeightsMismatch
 from anabranch.nets.dialects import DIALECTS, Dialect, dialect
-from anabranch.nets.load import load_strictly
+from anabranch.nets.load import in_single, net_of_tensors
 from anabranch.nets.net import Net
 from anabranch.nets.spelling import describe, match, to_ours
 
 Head = Literal["keep", "drop"]
 
+_LOG = logging.getLogger("anabranch")
+
 
 def load(
-    path: Path,
+    path: Path | str,
     *,
     architecture: str | Arch | None = None,
     told: str = "auto",
@@ -30,13 +34,14 @@ def load(
     head: Head = "keep",
     ema: bool = False,
 ) -> Net:
-    """The net of a checkpoint file in eval mode, on the processor, sharing the file's memory where it can.
+    """The net of a checkpoint file in eval mode, on the processor, in memory of its own.
 
-    `architecture` and the dialect `told` are found out unless they are given. `head="drop"` leaves the file's
-    classifier out and starts another of `num_classes` anew. Raises CheckpointError, WeightsMismatch, UnknownName, and
-    UsageError where `num_classes` is not the file's and its head was not to be dropped.
+    `architecture`, by any zoo's name, and the dialect `told` are found out unless they are given. `head="drop"` leaves
+    the file's classifier out, if it has one, and starts another of `num_classes` anew, which is logged as a warning.
+    Raises CheckpointError, WeightsMismatch, UnknownName, and UsageError where `num_classes` is not the file's and its
+    head was not to be dropped.
     """
-    held = read_checkpoint(path, ema=ema)
+    held = read_checkpoint(Path(path), ema=ema)
     return net_of(held, architecture=architecture, told=told, num_classes=num_classes, head=head, where=str(path))
 
 
@@ -50,67 +55,69 @@ def net_of(
     where: str,
 ) -> Net:
     """`load` of what has been read."""
-    spec, ours = our_tensors(held, architecture=architecture, told=told, where=where)
-    classes = ours["head.bias"].numel()
+    if head not in ("keep", "drop"):
+        raise UsageError(f"head = {head!r} is not understood; it is 'keep' or 'drop'")
+    if num_classes is not None and num_classes < 1:
+        raise UsageError(f"num_classes = {num_classes} does not fit: a classifier knows at least 1")
+    spec, ours = our_tensors(held, architecture=architecture, told=told, headless=head == "drop", where=where)
     if head == "drop":
-        _start_anew(spec, ours, num_classes or classes)
-    elif num_classes not in (None, classes):
+        _start_anew(spec, ours, num_classes, where)
+    elif num_classes not in (None, classes := ours["head.bias"].numel()):
         raise UsageError(
             f"{where} knows {classes} classes, not {num_classes}; to load all but its classifier and start another "
             "one, drop the head"
         )
-    with torch.device("meta"):
-        net = Net(spec, num_classes=ours["head.bias"].numel(), in_channels=ours["stem.conv1.conv.weight"].shape[1])
-    load_strictly(net, ours, where=where, assign=True)
-    return net.eval()
+    in_channels = ours["stem.conv1.conv.weight"].shape[1]
+    return net_of_tensors(spec, ours, num_classes=ours["head.bias"].numel(), in_channels=in_channels, where=where)
 
 
 def our_tensors(
-    held: Held, *, architecture: str | Arch | None = None, told: str = "auto", where: str
+    held: Held, *, architecture: str | Arch | None = None, told: str = "auto", headless: bool = False, where: str
 ) -> tuple[Arch, dict[str, Tensor]]:
     """What a file holds, by our names and in float32, and the spec of the net that it fits.
 
-    Raises WeightsMismatch, UnknownName, and UsageError where more than one net fits and none was asked for.
+    They share the file's memory where they can. `headless` heeds no classifier, whether there is one or not, and gives
+    none. Raises CheckpointError, WeightsMismatch, UnknownName, and UsageError where more than one net fits and none
+    was asked for.
     """
-    spec = row(architecture) if isinstance(architecture, str) else architecture
-    if spec is None:
-        found = candidates(held, where=where)
-        if told != "auto":
-            found = [each for each in found if each.dialect == _named(told)] or found
-        chosen = _only(found, where)
-        spec, told = chosen.spec, chosen.dialect
-    if held.about is not None or told == OUR_OWN:
-        ours = held.tensors
-    else:
-        ours = to_ours(spec, held.tensors, _dialect(spec, held.tensors, told), where=where)
-    return spec, {name: _single(tensor).contiguous() for name, tensor in ours.items()}
-
-
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _named(told: str) -> str:
-    return OUR_OWN if told == OUR_OWN else dialect(told).name
-
-
-def _dialect(spec: Arch, tensors: dict[str, Tensor], told: str) -> Dialect:
-    """The dialect asked for, or the one of those that compute this net that differs least from the file."""
+    spec = None if architecture is None else spec_of(architecture)
     if told != "auto":
-        return dialect(told)
+        told = dialect(told).name
+    if spec is None or held.about is not None:
+        chosen = _chosen(candidates(held, where=where), spec, told, where)
+        spec, told = chosen.spec, chosen.dialect
+    spoken = _dialect(spec, held.tensors) if told == "auto" else DIALECTS[told]
+    ours = to_ours(spec, held.tensors, spoken, where=where, headless=headless)
+    return spec, in_single(ours, where=where)
+
+
+def spec_of(architecture: str | Arch) -> Arch:
+    """By any zoo's name. Raises UnknownName."""
+    return row(find(architecture).architecture) if isinstance(architecture, str) else architecture
+
+
+def _chosen(found: list[Candidate], spec: Arch | None, told: str, where: str) -> Candidate:
+    """The one that was asked for. Raises WeightsMismatch where none was, UsageError where it could be several."""
+    fitting = [each for each in found if spec in (None, each.spec) and told in ("auto", each.dialect)]
+    names = ", ".join(f"{each.architecture} as {each.dialect} spells it" for each in fitting or found)
+    if not fitting:
+        asked = [describe(spec)] if spec else []
+        asked += [f"{told}'s spelling"] if told != "auto" else []
+        raise WeightsMismatch(f"{where}: is {names}, and {' in '.join(asked)} was asked for; ask for what it is")
+    if len(fitting) > 1:
+        raise UsageError(f"{where}: more than one net has these tensors: {names}; say which architecture is meant")
+    return fitting[0]
+
+
+def _dialect(spec: Arch, tensors: Mapping[str, Tensor]) -> Dialect:
+    """The one of those that compute this net that differs least from the file; ours computes every net."""
     able = [each for each in DIALECTS.values() if each.refuses(spec) is None]
-    if not able:
-        raise WeightsMismatch(f"no other zoo's code computes {describe(spec)}, so its tensors have no dialect but ours")
     return min(able, key=lambda each: match(spec, tensors, each).num_differences)
 
 
-def _only(found: list[Candidate], where: str) -> Candidate:
-    if len(found) > 1:
-        fitting = ", ".join(f"{each.architecture} ({each.dialect})" for each in found)
-        raise UsageError(f"{where}: more than one net has these tensors: {fitting}; say which architecture is meant")
-    return found[0]
-
-
-def _start_anew(spec: Arch, ours: dict[str, Tensor], num_classes: int) -> None:
+def _start_anew(spec: Arch, ours: dict[str, Tensor], num_classes: int | None, where: str) -> None:
+    if num_classes is None:
+        raise UsageError(f"{where}: its classifier is to be dropped; say how many classes the new one is to know")
     head = nn.Linear(spec.channels(len(spec.depths) - 1), num_classes)
     ours |= {"head.weight": head.weight.detach(), "head.bias": head.bias.detach()}
+    _LOG.warning("%s: all but its classifier is loaded; a new one of %d classes has learnt nothing", where, num_classes)

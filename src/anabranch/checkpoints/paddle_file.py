@@ -42,9 +42,9 @@ def read_paddle(mapped: mmap.mmap) -> dict[Any, Any]:
 
 
 def tensors(entries: Mapping[Any, Any], *, file_bytes: int) -> dict[Any, Any]:
-    """The same names with tensors for arrays, each copied once out of the file. Raises Unreadable."""
+    """The same names with tensors for arrays, each made once out of the file. Raises Unreadable."""
     held = {name: _array(value) for name, value in entries.items() if name not in (_VARIABLES, _SLICED)}
-    arrays = {name: value for name, value in held.items() if isinstance(value, np.ndarray)}
+    arrays = {name: value for name, value in held.items() if isinstance(value, Array)}
     if marked := [name for name, value in arrays.items() if value.dtype == np.uint16]:
         raise Unreadable(
             f"holds uint16 values ({', '.join(map(shown, marked[:3]))}): Paddle writes bfloat16 so, and nothing tells "
@@ -52,14 +52,15 @@ def tensors(entries: Mapping[Any, Any], *, file_bytes: int) -> dict[Any, Any]:
         )
     if sum(value.nbytes for value in arrays.values()) > file_bytes:
         raise Unreadable("is forged: its arrays repeat each other, and would take more memory than the file is long")
-    held |= _joined(held, entries.get(_SLICED, {}))
-    return {name: _tensor(value) if isinstance(value, np.ndarray) else value for name, value in held.items()}
+    joined = _joined(held, entries.get(_SLICED, {}))
+    alone = {name: _tensor(value.values) if isinstance(value, Array) else value for name, value in held.items()}
+    return alone | {name: torch.from_numpy(values) for name, values in joined.items()}
 
 
 def _array(value: Any) -> Any:
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
         value = value[1]
-    return value.values if isinstance(value, Array) else value
+    return value
 
 
 def _joined(held: dict[Any, Any], sliced: Any) -> dict[Any, NDArray[Any]]:
@@ -68,9 +69,9 @@ def _joined(held: dict[Any, Any], sliced: Any) -> dict[Any, NDArray[Any]]:
     try:
         for name, how in sliced.items():
             slices = [held.pop(part) for part in how["slices"] if isinstance(part, str)]
-            if not all(isinstance(each, np.ndarray) for each in slices):
+            if not all(isinstance(each, Array) for each in slices):
                 raise ValueError("a slice is no array")
-            whole[name] = np.concatenate(slices).reshape(how["OriginShape"])
+            whole[name] = np.concatenate([each.values for each in slices]).reshape(how["OriginShape"])
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise Unreadable(
             f"is damaged: the slices of its large arrays do not fit ({str(error)[:80]}); take another copy"
@@ -79,4 +80,5 @@ def _joined(held: dict[Any, Any], sliced: Any) -> dict[Any, NDArray[Any]]:
 
 
 def _tensor(values: NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(values.copy(order="C"))
+    own = values.flags.writeable and values.flags.c_contiguous  # of text, and not a view of the file
+    return torch.from_numpy(values if own else values.copy(order="C"))

@@ -263,11 +263,14 @@ class Machine:
 
 
 def by_name(pairs: Any) -> dict[Any, Any]:
-    """A dict of key and value pairs. TypeError for keys other than text and whole numbers: to hash may recurse."""
+    """A dict of key and value pairs. Raises Unreadable for keys that are not plain values: to hash may recurse."""
     result = {}
     for key, value in pairs:
-        if type(key) not in (str, int):
-            raise TypeError(type(key))
+        if type(key) not in (str, int, float, bool, type(None)):
+            raise Unreadable(
+                f"has a dict keyed by {type(key).__name__}, which files of weights have no need of; "
+                "save the state dict alone"
+            )
         result[key] = value
     return result
 

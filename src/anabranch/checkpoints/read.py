@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
-import os
+import stat
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,13 @@ import torch
 from torch import Tensor
 
 from anabranch.checkpoints.containers import innermost, without_prefixes
+from anabranch.checkpoints.mapped import Archive, mapped
 from anabranch.checkpoints.paddle_file import read_paddle, tensors
 from anabranch.checkpoints.pickled import Unreadable
 from anabranch.checkpoints.torch_file import MAGIC, read_torch_legacy, read_torch_zip
 from anabranch.errors import CheckpointError, need, shown
-from anabranch.nets.store import read_tensors
+from anabranch.nets.store import KEY, read_tensors
 
-_OURS = "anabranch"  # under which `nets.store` writes what it knows of its tensors
 _WANTED = "wanted .pth, .safetensors or .pdparams"
 _HEAD_BYTES = 512
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -96,10 +95,16 @@ def _read(path: Path, *, ema: bool) -> Held:
 
 def _kind(path: Path) -> str:
     """What a file is by its content. Raises Unreadable for what is no checkpoint."""
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except ValueError as error:  # a NUL
+        raise Unreadable(f"cannot be read ({error})") from None
+    if stat.S_ISDIR(status.st_mode):
         raise Unreadable(f"is a folder; {_WANTED}")
+    if not stat.S_ISREG(status.st_mode):  # which may never end, and cannot be mapped
+        raise Unreadable("is a pipe or a device; save what comes out of it to a file first")
+    size = status.st_size
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
         head = file.read(_HEAD_BYTES)
     if not head:
         raise Unreadable("is empty; the download did not begin, take another copy")
@@ -121,13 +126,13 @@ def _kind(path: Path) -> str:
 
 def _tar(path: Path) -> str:
     """What a tar archive is, from the names in it. Nothing is unpacked."""
-    with _mapped(path) as mapped:
+    with mapped(path) as whole:
         names: list[str] = []
         try:
-            with tarfile.open(fileobj=mapped, mode="r:") as archive:
+            with tarfile.open(fileobj=Archive(whole), mode="r:") as archive:  # type: ignore[call-overload]  # it reads no more
                 while len(names) < 50 and (member := archive.next()):
                     names.append(member.name)
-        except (tarfile.TarError, OSError, OverflowError, ValueError):
+        except (tarfile.TarError, OSError, OverflowError, RecursionError, ValueError):
             return "is a tar archive that is damaged or cut short; take another copy"
     if any(name.endswith((".pdiparams", ".pdmodel", "__model__")) for name in names):
         return (
@@ -140,16 +145,11 @@ def _tar(path: Path) -> str:
     return f"is a tar archive (it holds {inside}); unpack it and give the checkpoint inside"
 
 
-def _mapped(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
 def _read_pickled(path: Path, kind: str) -> Any:
-    mapped = _mapped(path)  # let go of with the last array that lies in it
+    whole = mapped(path)  # let go of with the last array that lies in it
     if kind == "paddle":
-        return read_paddle(mapped)
-    return read_torch_zip(path, mapped) if kind == "torch" else read_torch_legacy(path, mapped)
+        return read_paddle(whole)
+    return read_torch_zip(path, whole) if kind == "torch" else read_torch_legacy(path, whole)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -158,11 +158,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
 
     try:
         with safe_open(path, framework="pt") as file:
-            if _OURS in (file.metadata() or {}):
+            if KEY in (file.metadata() or {}):
                 return read_tensors(path)
             return {name: file.get_tensor(name) for name in file.keys()}, None  # noqa: SIM118  (it is not a mapping)
-    except SafetensorError as error:
-        raise Unreadable(f"is a safetensors file that is damaged or cut short ({error}); take another copy") from None
+    except (SafetensorError, RuntimeError, TypeError) as error:  # the last two of torch, for lengths beyond it
+        raise Unreadable(
+            f"is a safetensors file that is damaged or cut short ({shown(error)}); take another copy"
+        ) from None
 
 
 def _only_tensors(entries: Any, file_bytes: int) -> dict[str, Tensor]:
@@ -180,8 +182,10 @@ def _only_tensors(entries: Any, file_bytes: int) -> dict[str, Tensor]:
         raise Unreadable("holds no tensors; save a state dict")
     if odd := [f"{shown(name)} is {value.dtype}" for name, value in entries.items() if value.dtype not in _DTYPES]:
         raise Unreadable(f"holds numbers that no net here has ({', '.join(odd[:3])}); save them as float32")
+    if hollow := [f"{shown(name)} {tuple(value.shape)}" for name, value in entries.items() if 0 in value.shape]:
+        raise Unreadable(f"holds tensors without values ({', '.join(hollow[:3])}), which no net here has")
     if sum(value.nbytes for value in entries.values()) > file_bytes:
         raise Unreadable(
             "holds tensors that share their values, which take more than the file is long; save each alone"
         )
-    return {name: value.detach() for name, value in entries.items()}
+    return {name: value.detach().resolve_neg() for name, value in entries.items()}

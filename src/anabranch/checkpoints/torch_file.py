@@ -11,10 +11,9 @@ Source: torch/serialization.py, `_load` and `_legacy_load`.
 from __future__ import annotations
 
 import argparse
-import math
 import mmap
-import os
 import struct
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,12 +24,12 @@ import numpy as np
 import torch
 
 from anabranch.checkpoints.arrays import KINDS, NUMBERS
+from anabranch.checkpoints.mapped import Archive
 from anabranch.checkpoints.pickled import Call, Machine, Source, Stated, Unreadable, by_name
 from anabranch.errors import shown
 
 MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # with which the pickles of torch before 1.6 begin
 _PROTOCOL = (2,)  # torch's default, and all that its safe reader reads
-_MAX_DIRECTORY_BYTES = 8 << 20  # an entry takes about 100
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ITEM_BYTES = {
     "DoubleStorage": 8,
@@ -52,12 +51,13 @@ _SAFE: list[Any] = [
     np.dtype,
     *{type(np.dtype(kind)) for kind in KINDS},
 ]
+_LISTING = threading.Lock()  # torch keeps one list of safe names for all threads
+_MOST_DIMENSIONS = 64  # of a tensor of torch's
 
 
 def read_torch_zip(path: Path, mapped: mmap.mmap) -> Any:
     """What `torch.save` wrote, its tensors mapped into memory. Raises Unreadable."""
-    if path.suffix == ".safetensors":
-        raise Unreadable("is a torch file by its content, and torch goes by its name; call it .pth")
+    _refuse_name(path)
     records = {info.filename: info for info in _directory(mapped)}
     root = _root(list(records))
     prefix = f"{root}/data/"
@@ -67,8 +67,14 @@ def read_torch_zip(path: Path, mapped: mmap.mmap) -> Any:
     return _load(path, mapped=True)
 
 
+def _refuse_name(path: Path) -> None:
+    if path.suffix == ".safetensors":
+        raise Unreadable("is a torch file by its content, and torch goes by its name; call it .pth")
+
+
 def read_torch_legacy(path: Path, mapped: mmap.mmap) -> Any:
     """What `torch.save` wrote before torch 1.6. Raises Unreadable."""
+    _refuse_name(path)
     source = Source(memoryview(mapped))
     for _ in ("magic number", "version", "the machine that wrote it"):
         Machine(source, {}, protocols=_PROTOCOL).run()
@@ -86,41 +92,25 @@ def read_torch_legacy(path: Path, mapped: mmap.mmap) -> Any:
 
 
 def _load(path: Path, *, mapped: bool) -> Any:
-    with torch.serialization.safe_globals(_SAFE):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        except Exception as error:  # whatever its readers of zip and pickle raise, on damage that is theirs to find
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise Unreadable(f"is damaged: torch cannot read it ({reason[:200]}); take another copy") from None
+    with _LISTING:
+        known = torch.serialization.get_safe_globals()
+        with torch.serialization.safe_globals([each for each in _SAFE if each not in known]):
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            except Exception as error:  # whatever its readers of zip and pickle raise, on damage that is theirs to find
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise Unreadable(f"is damaged: torch cannot read it ({shown(reason)}); take another copy") from None
 
 
 # --- the archive -----------------------------------------------------------------------------------------------------
 
 
-class _Archive:
-    """A mapped file for `zipfile`, which reads a directory in one piece, however long it is said to be."""
-
-    def __init__(self, mapped: mmap.mmap) -> None:
-        self._mapped = mapped
-
-    def seek(self, offset: int, whence: Any = os.SEEK_SET) -> int:
-        self._mapped.seek(offset, whence)
-        return self._mapped.tell()
-
-    def tell(self) -> int:
-        return self._mapped.tell()
-
-    def read(self, count: int = -1) -> bytes:
-        if count > _MAX_DIRECTORY_BYTES:
-            raise zipfile.BadZipFile(f"a directory of {count} bytes")
-        return self._mapped.read(count)
-
-
 def _directory(mapped: mmap.mmap) -> list[zipfile.ZipInfo]:
     try:
-        entries = zipfile.ZipFile(_Archive(mapped)).infolist()
+        entries = zipfile.ZipFile(Archive(mapped)).infolist()
     except (zipfile.BadZipFile, NotImplementedError, OverflowError, ValueError, struct.error) as error:
         raise Unreadable(f"is a zip archive that is damaged or cut short ({error}); take another copy") from None
+    _refuse_others([entry.filename for entry in entries])
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise Unreadable("is a zip archive with compressed parts, which torch does not write; unpack it")
     if len({entry.filename for entry in entries}) < len(entries):
@@ -131,15 +121,19 @@ def _directory(mapped: mmap.mmap) -> list[zipfile.ZipInfo]:
     return entries
 
 
-def _root(names: list[str]) -> str:
-    """The folder that torch puts its parts in."""
-    roots = [name.removesuffix("/data.pkl") for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
+def _refuse_others(names: list[str]) -> None:
+    """What is known by its parts' names, whether they are compressed or not."""
     if any(name.endswith("/constants.pkl") for name in names):
         raise Unreadable("is a TorchScript program and not weights; save the net's state_dict() with torch.save")
     if any(name.endswith(".npy") for name in names):
         raise Unreadable(
             "is a numpy archive (.npz), which no zoo of this family publishes; wanted .pth or .safetensors"
         )
+
+
+def _root(names: list[str]) -> str:
+    """The folder that torch puts its parts in."""
+    roots = [name.removesuffix("/data.pkl") for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
         inside = ", ".join(map(shown, names[:3])) or "nothing"
         raise Unreadable(f"is a zip archive and not one of torch.save (it holds {inside}); unpack it")
@@ -203,17 +197,21 @@ class _Unheeded(Stated):
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> _Unheeded:
-    """As `torch._utils._rebuild_tensor_v2`: `rest` is whether it learns, its hooks, and whether it is a conjugate."""
-    if not isinstance(storage, _Storage) or any(rest[1:]) or type(size) is not tuple or type(stride) is not tuple:
+    """As `torch._utils._rebuild_tensor_v2`: `rest` is whether it learns, its hooks, and whether it is negated."""
+    hooks, *metadata = rest[1:] or [None]
+    if not isinstance(storage, _Storage) or hooks or type(size) is not tuple or type(stride) is not tuple:
         raise TypeError("not a plain tensor")
-    if not all(map(_is_count, (offset, *size, *stride))):
-        raise ValueError("negative")
+    if any(type(each) is not dict or each.keys() - {"neg", "conj"} for each in metadata if each is not None):
+        raise TypeError("not a plain tensor")
+    # before any arithmetic, which takes as long as the numbers are
+    if len(size) != len(stride) or len(size) > _MOST_DIMENSIONS or not all(map(_is_count, (offset, *size, *stride))):
+        raise ValueError("not a shape")
     reach = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1
-    if 0 not in size and (reach > storage.num_items or math.prod(size) > storage.num_items):
+    if 0 not in size and reach > storage.num_items:
         raise Unreadable(
             f"is damaged or forged: a tensor of shape {str(tuple(size))[:60]} is said to lie in {storage.num_items} "
             "numbers; take another copy"
@@ -235,8 +233,11 @@ def _names() -> Iterator[tuple[str, object]]:
     yield "torch._utils._rebuild_tensor_v2", Call(_tensor)
     yield "torch._utils._rebuild_tensor", Call(_tensor)
     yield "torch._utils._rebuild_parameter", Call(lambda tensor, *_: tensor)
+    yield "torch._utils._rebuild_parameter_with_state", Call(lambda tensor, *_: tensor)
     yield "torch.Size", Call(lambda lengths: tuple(lengths))
     yield "torch.device", Call(_unheeded)
+    yield from ((f"{dtype}", _Unheeded()) for dtype in vars(torch).values() if isinstance(dtype, torch.dtype))
+    yield "builtins.complex", Call(_unheeded)
     yield "collections.OrderedDict", Call(lambda pairs=(): by_name(pairs))
     yield "collections.Counter", Call(_copied)
     yield "builtins.set", Call(lambda members: by_name((member, None) for member in members))

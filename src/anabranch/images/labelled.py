@@ -1,4 +1,4 @@
-"""Pictures with their labels, from class folders, list files, CSV and IDX.
+"""Pictures with their labels, from class folders, list files, CSV, IDX and WebDataset shards.
 
 path                        what it is
 FOLDER/class/...            class folders: classes are the sorted names of the folders, as torchvision sorts them, so
@@ -6,9 +6,13 @@ FOLDER/class/...            class folders: classes are the sorted names of the f
 FOLDER, split="val"         FOLDER/val
 FOLDER, labels=LIST         the pictures that LIST names, relative to FOLDER. ImageNet's flat val/ with a val_list.txt
 LIST                        lines of `path label`, relative to the folder of the list; labels are numbers from 0 on
-LIST.csv                    columns path and label; a label is a number, or a name: then classes are the sorted names
+LIST.csv                    columns path and label; a label is a number, or a name: then classes are the sorted names.
+                            With `multi_label`, a picture has any number of labels, between ";"
+LIST with classes.json      the names of the classes in their order, an array of strings, beside a list or a CSV
 IMAGES-idx3-ubyte[.gz]      IDX; labels=FILE, or the file of that name beside it
 FOLDER, split="train"       IDX files in FOLDER: "train" or "test" (t10k)
+FOLDER of .tar files        shards, in the order of their names; see images.shards. Without a folder FOLDER/val,
+                            split="val" is those whose names hold that word: imagenet1k-val-0000.tar
 
 Of a listed set, the first file must exist; whether the others do is seen when they are decoded, because asking for a
 million files takes minutes. A picture that cannot be read is an ImageError, never left out and never replaced.
@@ -19,19 +23,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anabranch.errors import DatasetError
+from anabranch.errors import DatasetError, ImageError
 from anabranch.images.decode import decode
 from anabranch.images.files import is_picture, pictures_in
 from anabranch.images.idx import IMAGES, is_idx, labels_beside, read_idx
-from anabranch.images.lists import read_rows
-
-_SPLITS = {"train", "val", "valid", "validation", "test"}
+from anabranch.images.lists import read_rows, read_targets
+from anabranch.images.shards import SPLITS, are_shards, open_shards
 
 
 class Labelled(Protocol):
@@ -42,7 +46,11 @@ class Labelled(Protocol):
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(N,), each from 0 on."""
+        """(N,), each from 0 on; all -1 where a picture may have several, which `targets` holds."""
+
+    @property
+    def targets(self) -> NDArray[np.uint8] | None:
+        """(N, K), 1 for each class that a picture shows, of a set that was opened with `multi_label`."""
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -52,10 +60,17 @@ class Labelled(Protocol):
     def pixels(self) -> NDArray[np.uint8] | None:
         """All pictures, where the set holds them in memory: (N, H, W) grey. `picture` repeats that three times."""
 
+    @property
+    def groups(self) -> Sequence[range] | None:
+        """The pictures that lie behind one another in a shard, which are read fastest together; None without shards."""
+
     def __len__(self) -> int: ...
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """uint8 (H, W, 3), RGB. Raises ImageError where the file cannot be read."""
+
+    def encoded(self, index: int) -> tuple[str, bytes]:
+        """The suffix and the bytes of its file, as they are; a PNG of what lies in memory. Raises ImageError."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,9 +81,14 @@ class LabelledFiles:
     names: Sequence[str]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...] | None
+    targets: NDArray[np.uint8] | None = None  # (N, K)
 
     @property
     def pixels(self) -> None:
+        return None
+
+    @property
+    def groups(self) -> None:
         return None
 
     def __len__(self) -> int:
@@ -76,6 +96,13 @@ class LabelledFiles:
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         return decode(Path(self.folder, self.names[index]))
+
+    def encoded(self, index: int) -> tuple[str, bytes]:
+        path = Path(self.folder, self.names[index])
+        try:
+            return path.suffix, path.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a null character in the path
+            raise ImageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,21 +117,45 @@ class LabelledArray:
     def class_names(self) -> None:
         return None
 
+    @property
+    def targets(self) -> None:
+        return None
+
+    @property
+    def groups(self) -> None:
+        return None
+
     def __len__(self) -> int:
         return len(self.pixels)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         return np.repeat(self.pixels[index][:, :, None], 3, axis=2)  # (H, W) -> (H, W, 3)
 
+    def encoded(self, index: int) -> tuple[str, bytes]:
+        from PIL import Image
+
+        file = BytesIO()
+        Image.fromarray(self.pixels[index]).save(file, "PNG")
+        return ".png", file.getvalue()
+
 
 def open_labelled(
-    path: str | os.PathLike[str], *, split: str | None = None, labels: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    multi_label: bool = False,
 ) -> Labelled:
-    """The labelled set at `path`; see the table above. Raises DatasetError naming the file, and the line if it has."""
+    """The labelled set at `path`; see the table above. Raises DatasetError naming the file, and the line if it has.
+
+    multi_label: the labels stand in a CSV, at `path` or in `labels`, and a picture has any number of them.
+    """
     path = Path(path)
     labels = None if labels is None else Path(labels)
+    if multi_label and (labels or path).suffix.lower() != ".csv":
+        raise DatasetError(f"{labels or path}: several labels a picture (multi_label) are read from a CSV alone")
     if path.is_dir():
-        return _in_folder(path, split, labels)
+        return _in_folder(path, split, labels, multi_label=multi_label)
     if not path.exists():
         raise DatasetError(f"{path}: no such file or folder")
     if split is not None:
@@ -113,20 +164,22 @@ def open_labelled(
         return _idx(path, labels)
     if labels is not None:
         raise DatasetError(f"{path}: a list has its labels within; to say where its pictures lie, give that folder")
-    return _listed(path, path.parent)
+    return _listed(path, path.parent, multi_label=multi_label)
 
 
-def _in_folder(folder: Path, split: str | None, labels: Path | None) -> Labelled:
+def _in_folder(folder: Path, split: str | None, labels: Path | None, *, multi_label: bool) -> Labelled:
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     if any(IMAGES.fullmatch(entry.name) for entry in entries):
         return _idx(_idx_images(folder, [entry.name for entry in entries], split), labels)
+    if split is not None and (folder / split).is_dir():
+        return _in_folder(folder / split, None, labels, multi_label=multi_label)
+    if labels is None and are_shards(folder, entries):
+        return open_shards(folder, [entry.name for entry in entries], split)
     if split is not None:
-        if not (folder / split).is_dir():
-            inside = ", ".join(entry.name for entry in entries[:5]) or "nothing"
-            raise DatasetError(f"{folder}: holds no split {split!r}; it holds {inside}")
-        return _in_folder(folder / split, None, labels)
+        inside = ", ".join(entry.name for entry in entries[:5]) or "nothing"
+        raise DatasetError(f"{folder}: holds no split {split!r}; it holds {inside}")
     if labels is not None:
-        return _listed(labels, folder)
+        return _listed(labels, folder, multi_label=multi_label)
     return _class_folders(folder, entries)
 
 
@@ -140,7 +193,7 @@ def _class_folders(folder: Path, entries: Sequence[os.DirEntry[str]]) -> Labelle
         )
     if not classes:
         raise DatasetError(f"{folder}: holds neither class folders nor IDX files")
-    if _SPLITS.issuperset(classes):
+    if SPLITS.issuperset(classes):
         raise DatasetError(f"{folder}: holds {', '.join(classes)}: these are splits, not classes; say which with split")
     names: list[str] = []
     labels: list[int] = []
@@ -153,12 +206,17 @@ def _class_folders(folder: Path, entries: Sequence[os.DirEntry[str]]) -> Labelle
     return LabelledFiles(str(folder), names, np.array(labels, np.int64), classes)
 
 
-def _listed(file: Path, folder: Path) -> LabelledFiles:
-    names, labels, classes = read_rows(file)
+def _listed(file: Path, folder: Path, *, multi_label: bool) -> LabelledFiles:
+    targets = None
+    if multi_label:
+        names, targets, classes = read_targets(file)
+        labels = np.full(len(names), -1, np.int64)
+    else:
+        names, labels, classes = read_rows(file)
     first = folder / names[0]
     if not first.exists():
         raise DatasetError(f"{file}: its first picture, {first}, does not exist; its paths are relative to {folder}")
-    return LabelledFiles(str(folder), names, labels, classes)
+    return LabelledFiles(str(folder), names, labels, classes, targets)
 
 
 def _idx_images(folder: Path, names: Sequence[str], split: str | None) -> Path:

@@ -99,6 +99,8 @@ _PADDLE_WSL = Table(
 
 # ---- Dialects ------------------------------------------------------------------------------------------------------
 
+OUR_OWN = "anabranch"  # how a net here spells itself, which computes whatever an `Arch` can say
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
@@ -106,7 +108,7 @@ class Dialect:
 
     name: str
     spoken_by: tuple[str, ...] = ()  # others who spell in the same way
-    table: Callable[[Arch], Table]
+    table: Callable[[Arch], Table] | None  # None: our own names
     quirks: frozenset[Quirk]  # that its code can have
     limits: Callable[[Arch], dict[str, bool]]  # what else it cannot compute, in words -> whether this net stays inside
     leaves: Mapping[str, str | None] = field(default_factory=dict)  # our leaf -> theirs; None for one they do not keep
@@ -114,6 +116,8 @@ class Dialect:
 
     def refuses(self, arch: Arch) -> str | None:
         """Why its code cannot compute this net; None where it can."""
+        if self.table is None:
+            return None
         table = self.table(arch)
         foreign = ", ".join(sorted(quirk.name.lower() for quirk in arch.quirks - self.quirks))
         inside = {
@@ -208,6 +212,7 @@ DIALECTS = {
             leaves={"running_mean": "_mean", "running_var": "_variance", "num_batches_tracked": None},
             linear_is_transposed=True,
         ),
+        Dialect(name=OUR_OWN, table=None, quirks=frozenset(Quirk), limits=lambda arch: {}),
     )
 }
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from anabranch.arch import arch_from_json, arch_to_json
+from anabranch.arch import Arch, arch_from_json, arch_to_json
 from anabranch.errors import CheckpointError, WeightsMismatch, shown
 from anabranch.errors import Error as AnyError
 from anabranch.images.preprocess import Preprocess
-from anabranch.nets.net import Net, build
+from anabranch.nets.net import Net
 from anabranch.nets.spelling import describe, differing
 from anabranch.nets.store import read_tensors, write_tensors
 
@@ -26,6 +28,17 @@ class Trained:
     net: Net
     name: str
     licence: str  # SPDX, of the weights
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What such a file says of its net."""
+
+    spec: Arch
+    name: str
+    licence: str
     class_names: tuple[str, ...]
     preprocess: Preprocess
 
@@ -46,19 +59,101 @@ def save_trained(path: Path, trained: Trained, state: Mapping[str, Tensor] | Non
 def load_trained(path: Path) -> Trained:
     """Read such a file, strictly. Raises CheckpointError naming each tensor missing, left over or misshapen."""
     tensors, about = read_tensors(path)
-    if about.get("kind") != _KIND:
+    return trained_of(tensors, about, where=str(path))
+
+
+def trained_of(tensors: Mapping[str, Tensor], said: Mapping[str, Any], *, where: str) -> Trained:
+    """The net of such a file's tensors and of what it says of them. Raises CheckpointError."""
+    about = about_of(said, tensors, where=where)
+    single = in_single(tensors, where=where)
+    net = net_of_tensors(about.spec, single, num_classes=len(about.class_names), where=where)
+    return Trained(
+        net=net,
+        name=about.name,
+        licence=about.licence,
+        class_names=about.class_names,
+        preprocess=about.preprocess,
+    )
+
+
+def about_of(said: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> About:
+    """What a file says of its net, looked through as anybody may have written it. Raises CheckpointError.
+
+    `tensors` are the file's: a net of more blocks than these is refused before anybody builds it.
+    """
+    if said.get("kind") != _KIND:
         raise CheckpointError(
-            f"{path}: holds a {shown(about.get('kind'))}, not a trained net; a run's result is model.safetensors"
+            f"{where}: holds a {shown(said.get('kind'))}, not a trained net; a run's result is model.safetensors"
         )
     try:
-        spec, classes = arch_from_json(about["arch"]), tuple(about["class_names"])
-        preprocess = Preprocess.from_json(about["preprocess"])
-        name, licence = about["name"], about["licence"]
-    except (KeyError, TypeError, AnyError) as error:
-        raise CheckpointError(f"{path}: what it says of its net is not understood ({error})") from None
-    net = build(spec, num_classes=len(classes))
-    load_strictly(net, tensors, where=str(path))
-    return Trained(net=net.eval(), name=name, licence=licence, class_names=classes, preprocess=preprocess)
+        spec = arch_from_json(said["arch"])
+        about = About(
+            spec=spec,
+            name=_text(said["name"]),
+            licence=_text(said["licence"]),
+            class_names=_texts(said["class_names"]),
+            preprocess=Preprocess.from_json(said["preprocess"]),
+        )
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, AnyError) as error:
+        raise CheckpointError(f"{where}: what it says of its net is not understood ({shown(error)})") from None
+    if sum(spec.depths) > len(tensors):
+        raise WeightsMismatch(f"{where}: {len(tensors)} tensors are too few for a net of {sum(spec.depths)} blocks")
+    return about
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{shown(value)} is no text")
+    return value
+
+
+def _texts(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"{shown(values)} is no list")
+    return tuple(map(_text, values))
+
+
+def in_single(tensors: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
+    """Weights in float32 and counts of batches as whole numbers; what is so already shares its memory.
+
+    Raises CheckpointError for weights that are whole numbers, and for values that float32 cannot hold.
+    """
+    return {name: _in_single(name, tensor, where) for name, tensor in tensors.items()}
+
+
+def _in_single(name: str, tensor: Tensor, where: str) -> Tensor:
+    if name.endswith(".num_batches_tracked"):
+        return tensor.long()
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if not tensor.is_floating_point():
+        raise CheckpointError(
+            f"{where}: its {shown(name)} holds {kind} values, and a net has floating-point weights; "
+            "take the file from before it was quantised or cast"
+        )
+    single = tensor.float()
+    if tensor.dtype == torch.float64 and bool((single.isinf() & tensor.isfinite()).any()):
+        raise CheckpointError(
+            f"{where}: its {shown(name)} holds {kind} values beyond {torch.finfo(torch.float32).max:.3g}, the largest "
+            "of float32, in which nets are computed here; the file is damaged, or its training failed"
+        )
+    return single
+
+
+def net_of_tensors(
+    spec: Arch, tensors: dict[str, Tensor], *, num_classes: int, in_channels: int = 3, where: str
+) -> Net:
+    """The net, in eval mode, whose tensors by our names these are. Raises WeightsMismatch that lists what differs.
+
+    It has copies of its own, so that nothing which befalls a file that they lie in befalls the net; each copy takes
+    the place of its tensor in `tensors`, so that the two are not held at once.
+    """
+    with torch.device("meta"):
+        net = Net(spec, num_classes=num_classes, in_channels=in_channels)
+    _want_fit(net, tensors, where)
+    for name in tensors:
+        tensors[name] = tensors[name].clone(memory_format=torch.contiguous_format)
+    net.load_state_dict(tensors, strict=True, assign=True)
+    return net.eval()
 
 
 def load_strictly(net: Net, tensors: Mapping[str, Tensor], *, where: str, assign: bool = False) -> None:
@@ -66,6 +161,11 @@ def load_strictly(net: Net, tensors: Mapping[str, Tensor], *, where: str, assign
 
     `assign` takes the tensors themselves instead of copies, for a net that was built on the meta device.
     """
+    _want_fit(net, tensors, where)
+    net.load_state_dict(dict(tensors), strict=True, assign=assign)
+
+
+def _want_fit(net: Net, tensors: Mapping[str, Tensor], where: str) -> None:
     wanted = net.state_dict()
     missing = [name for name in wanted if name not in tensors]
     left_over = [name for name in tensors if name not in wanted]
@@ -76,4 +176,3 @@ def load_strictly(net: Net, tensors: Mapping[str, Tensor], *, where: str, assign
     ]
     if differences := differing(missing, left_over, misshapen):
         raise WeightsMismatch(f"{where}: does not fit {describe(net.arch)}: {differences}")
-    net.load_state_dict(dict(tensors), strict=True, assign=assign)

@@ -45,6 +45,8 @@ class Spelled:
 
 def spell(arch: Arch, ours: str, told: Dialect) -> Spelled | None:
     """Their name of our tensor, and how they lay it out; None for one that they do not keep."""
+    if told.table is None:
+        return Spelled(ours, Layout.SAME)
     path, _, leaf = ours.rpartition(".")
     theirs = told.leaves.get(leaf, leaf)
     if theirs is None:
@@ -132,11 +134,12 @@ class Match:
         return differing(self.missing, self.left_over, self.misshapen)
 
 
-def match(arch: Arch, theirs: Mapping[str, Tensor], told: Dialect) -> Match:
+def match(arch: Arch, theirs: Mapping[str, Tensor], told: Dialect, *, headless: bool = False) -> Match:
     """Their tensors held against a net of as many classes and input channels as they have themselves.
 
-    Counts of batches, which nothing here reads and files of older torch lack, are zero where they are absent. Raises
-    WeightsMismatch for a net that the dialect refuses.
+    Counts of batches, which nothing here reads and files of older torch lack, are zero where they are absent.
+    `headless` heeds no classifier, whether there is one or not. Raises WeightsMismatch for a net that the dialect
+    refuses.
     """
     num_classes, in_channels = _ends(arch, theirs, told)
     wanted_shapes = shapes(arch, num_classes=num_classes, in_channels=in_channels)
@@ -144,9 +147,13 @@ def match(arch: Arch, theirs: Mapping[str, Tensor], told: Dialect) -> Match:
     found: dict[str, Tensor] = {}
     missing, misshapen = [], []
     for ours, shape in wanted_shapes.items():
+        if headless and ours.startswith("head."):
+            continue
         spelling = spelled.get(ours)
         tensor = theirs.get(spelling.name) if spelling else None
         if spelling is not None and tensor is not None:
+            if ours.endswith(".num_batches_tracked") and tensor.numel() == 1:
+                tensor = tensor.reshape(())  # some exporters have no tensors without a dimension
             wanted = spelling.layout.shape(shape)
             if tensor.shape == wanted:
                 found[ours] = spelling.layout.to_ours(tensor)
@@ -177,9 +184,11 @@ def ends(arch: Arch, told: Dialect) -> tuple[str, str]:
     return head.name, stem.name
 
 
-def to_ours(arch: Arch, theirs: Mapping[str, Tensor], told: Dialect, *, where: str) -> dict[str, Tensor]:
+def to_ours(
+    arch: Arch, theirs: Mapping[str, Tensor], told: Dialect, *, where: str, headless: bool = False
+) -> dict[str, Tensor]:
     """A zoo's tensors by our names. Raises WeightsMismatch that lists by their names all that does not fit."""
-    met = match(arch, theirs, told)
+    met = match(arch, theirs, told, headless=headless)
     if met.num_differences:
         raise WeightsMismatch(f"{where}: does not fit {describe(arch)} as {told.name} spells it: {met}")
     return met.ours

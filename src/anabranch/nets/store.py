@@ -5,35 +5,86 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anabranch.errors import CheckpointError, need
+from anabranch.errors import CheckpointError, need, shown
 
-_KEY = "anabranch"
+KEY = "anabranch"  # under which such a file says what its tensors are
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A new file beside `path` to be written to, which takes its place at the end: whole and on the disk, or never.
+
+    It has a name of its own, so that two who write at once do not meet, and the rights that any new file gets. Raises
+    CheckpointError that says why it cannot be written, also for what a library raises that writes to it.
+    """
+    partial = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        made = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        rights = stat.S_IMODE(os.fstat(made).st_mode)
+        os.close(made)
+        try:
+            yield partial
+            os.chmod(partial, rights)  # safetensors puts a file of its own in the place, for its owner's eyes alone
+            _flush(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Tensors may share memory: each is written by itself. Raises OSError, whatever safetensors makes of it."""
+    safetensors = need("safetensors.torch", extra="torch")
+    from safetensors import SafetensorError
+
+    try:
+        safetensors.save_file(_apart(tensors), path, metadata=dict(metadata))
+    except SafetensorError as error:
+        raise OSError(shown(error)) from None
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the processor and contiguous, and none in the memory of another, which safetensors refuses to write."""
+    apart = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    end = 0
+    for name, tensor in sorted(apart.items(), key=lambda item: item[1].data_ptr()):
+        if tensor.data_ptr() < end:
+            apart[name] = tensor.clone()
+        end = max(end, tensor.data_ptr() + tensor.nbytes)
+    return apart
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write beside `path` and move into place: a crash leaves the old file or the new one, never half of one."""
-    safetensors = need("safetensors.torch", extra="torch")
-    packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    note = json.dumps({**about, "sha256": tensors_sha256(packed)})
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        safetensors.save_file(packed, partial, metadata={_KEY: note})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write beside `path` and move into place: a crash leaves the old file or the new one, never half of one.
+
+    Raises CheckpointError where it cannot be written.
+    """
+    note = json.dumps({**about, "sha256": tensors_sha256(tensors)})
+    with replacing_file(path) as partial:
+        save_safetensors(partial, tensors, {KEY: note})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_tensors` wrote. Raises CheckpointError where the file is absent, damaged or not of this kind."""
+    """What `write_tensors` wrote, mapped into memory.
+
+    Raises CheckpointError where the file is absent, damaged or not of this kind.
+    """
     need("safetensors.torch", extra="torch")
     from safetensors import SafetensorError, safe_open
 
@@ -41,15 +92,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is not a mapping)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
-    if _KEY not in metadata:
+    except (OSError, SafetensorError, RuntimeError, TypeError) as error:  # the last two of torch, for lengths beyond it
+        raise CheckpointError(f"{path}: not a readable safetensors file ({shown(error)})") from None
+    if KEY not in metadata:
         raise CheckpointError(f"{path}: holds tensors but no word of anabranch's on what net they belong to")
     try:
-        about = json.loads(metadata[_KEY])
-        wanted = about.pop("sha256")
-    except (ValueError, KeyError, AttributeError):
-        raise CheckpointError(f"{path}: what it says of its tensors is damaged; take another copy") from None
+        about = json.loads(metadata[KEY])
+        wanted = about.pop("sha256") if isinstance(about, dict) else None
+    except (ValueError, KeyError, RecursionError):
+        wanted = None
+    if wanted is None:
+        raise CheckpointError(f"{path}: what it says of its tensors is damaged; take another copy")
     if tensors_sha256(tensors) != wanted:
         raise CheckpointError(f"{path}: its tensors do not match their hash; the file is damaged, take another copy")
     return tensors, about

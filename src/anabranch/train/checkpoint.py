@@ -1,19 +1,19 @@
-"""All that a run needs to go on as if it had never stopped: weights, their mean, momenta, and where it stood."""
+"""All that a run needs to go on as if it had never stopped: weights, their mean, the optimiser, and where it stood."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anabranch.errors import CheckpointError, RecipeError, shown
-from anabranch.nets.net import Net
 from anabranch.nets.store import read_tensors, write_tensors
 from anabranch.train.optimise import Ema
-from anabranch.train.recipe import Recipe
+from anabranch.train.tables import Recipe
 
 _KIND = "training run"
 
@@ -26,6 +26,9 @@ class Progress:
     loss_sum: float = 0.0  # over the pictures of this epoch so far, all processes
     seen: int = 0
     seconds: float = 0.0  # spent training, over all sittings
+    waiting: float = 0.0  # seconds of these in which the leading process waited for pictures
+    unreadable: list[str] = field(default_factory=list)  # a line for each picture that the leading process left out
+    best: dict[str, Any] | None = None  # the best epoch's line of the history
     history: list[dict[str, Any]] = field(default_factory=list)  # one line per epoch done
 
 
@@ -43,10 +46,11 @@ class Fixed:
         recipe = self.recipe.model_dump(mode="json")
         for free in ("expect", "licence", "smoke"):
             del recipe[free]
-        for free in ("checkpoint_steps", "workers", "test_pictures"):
+        for free in ("checkpoint_steps", "workers", "test_pictures", "keep", "tensorboard"):
             del recipe["run"][free]
         for part in ("train", "test"):
-            del recipe["data"][part]["path"]  # a set may be moved
+            if recipe["data"][part]:
+                del recipe["data"][part]["path"]  # a set may be moved
         keys = {f"{table}.{key}": value for table in recipe for key, value in _items(recipe[table])}
         numbers = {"processes": self.processes, "training and test pictures": list(self.pictures)}
         return {**keys, **numbers, "classes": list(self.class_names)}
@@ -56,18 +60,81 @@ def _items(table: Any) -> list[tuple[str, Any]]:
     return list(table.items()) if isinstance(table, dict) else [("", table)]
 
 
-def save(path: Path, fixed: Fixed, progress: Progress, net: Net, sgd: torch.optim.SGD, ema: Ema) -> None:
-    tensors: dict[str, Tensor] = {f"net/{name}": value for name, value in net.state_dict().items()}
-    tensors |= {f"ema/{name}": value for name, value in ema.state.items()}
-    for name, parameter in net.named_parameters():
-        momentum = sgd.state[parameter].get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum/{name}"] = momentum
-    write_tensors(path, tensors, {"kind": _KIND, "fixed": fixed.as_json(), "progress": asdict(progress)})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learner:
+    """All that a step changes."""
+
+    net: nn.Module
+    optimiser: torch.optim.Optimizer
+    mean: Ema
+    scaler: torch.amp.GradScaler
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By the names of a checkpoint."""
+        kept = {f"net/{name}": value for name, value in self.net.state_dict().items()}
+        kept |= {f"ema/{name}": value for name, value in self.mean.state.items()}
+        return kept | {
+            f"optimiser/{key}/{name}": value
+            for name, state in self._states()
+            for key, value in state.items()
+            if isinstance(value, Tensor)
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """What is no tensor: the optimiser's own counts, and the scaler's."""
+        states = {
+            name: {key: value for key, value in state.items() if isinstance(value, bool | int | float)}
+            for name, state in self._states()
+        }
+        groups = [
+            {key: value for key, value in group.items() if isinstance(value, bool | int | float)}
+            for group in self.optimiser.param_groups
+        ]
+        return {
+            "states": {name: state for name, state in states.items() if state},
+            "groups": groups,
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def take(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Become what these were taken from."""
+        self.net.load_state_dict(_under("net/", tensors))
+        for name, mean in self.mean.state.items():
+            mean.copy_(tensors[f"ema/{name}"])
+        parameters = dict(self.net.named_parameters())
+        for key, value in _under("optimiser/", tensors).items():
+            kind, _, name = key.partition("/")
+            parameter = parameters[name]
+            if value.shape == parameter.shape:  # as the optimiser itself lays it out: like the parameter
+                self.optimiser.state[parameter][kind] = torch.empty_like(parameter).copy_(value).detach()
+            else:
+                self.optimiser.state[parameter][kind] = value
+        for name, state in numbers["states"].items():
+            self.optimiser.state[parameters[name]].update(state)
+        for group, kept in zip(self.optimiser.param_groups, numbers["groups"], strict=True):
+            group.update(kept)
+        if numbers["scaler"]:
+            self.scaler.load_state_dict(numbers["scaler"])
+
+    def _states(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        return (
+            (name, self.optimiser.state[parameter])
+            for name, parameter in self.net.named_parameters()
+            if parameter in self.optimiser.state
+        )
 
 
-def restore(path: Path, fixed: Fixed, net: Net, sgd: torch.optim.SGD, ema: Ema) -> Progress:
-    """Fill net, optimiser and mean from `path`. Raises CheckpointError, RecipeError where what is fixed has changed."""
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def save(path: Path, fixed: Fixed, progress: Progress, learner: Learner) -> None:
+    told = {"fixed": fixed.as_json(), "progress": asdict(progress), "numbers": learner.numbers()}
+    write_tensors(path, learner.tensors(), {"kind": _KIND, **told})
+
+
+def restore(path: Path, fixed: Fixed, learner: Learner) -> Progress:
+    """Make the learner what it was. Raises CheckpointError, and RecipeError where what is fixed has changed."""
     tensors, about = read_tensors(path)
     if about.get("kind") != _KIND:
         raise CheckpointError(
@@ -84,15 +151,5 @@ def restore(path: Path, fixed: Fixed, net: Net, sgd: torch.optim.SGD, ema: Ema) 
             f"{path}: this would not be the same run: {'; '.join(changed)}. "
             "Go on as it began, or start a new run in another folder"
         )
-    net.load_state_dict(
-        {name.removeprefix("net/"): value for name, value in tensors.items() if name.startswith("net/")}
-    )
-    for name, mean in ema.state.items():
-        mean.copy_(tensors[f"ema/{name}"])
-    for name, parameter in net.named_parameters():
-        if f"momentum/{name}" in tensors:
-            # as the optimiser itself lays it out: like the parameter
-            sgd.state[parameter]["momentum_buffer"] = (
-                torch.empty_like(parameter).copy_(tensors[f"momentum/{name}"]).detach()
-            )
+    learner.take(tensors, about["numbers"])
     return Progress(**about["progress"])

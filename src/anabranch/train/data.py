@@ -1,15 +1,17 @@
 """The order in which pictures come, and what a worker does to each before the batch is augmented on the device.
 
-The order is a function of (seed, epoch), a picture's crop of (seed, epoch, index): neither depends on the number of
-workers or processes, and a run that goes on half-way through an epoch meets the pictures it would have met.
+The order is a function of (seed, epoch), a picture's augmentation of (seed, epoch, index, copy): neither depends on the
+number of workers or processes, and a run that goes on half-way through an epoch meets the pictures it would have met.
+A worker crops; the numbers that decide the rest are drawn by it too, and travel with the picture to the device.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from anabranch.errors import DatasetError
-from anabranch.images.labelled import Labelled, open_labelled
+from anabranch.errors import DatasetError, ImageError
+from anabranch.images.labelled import Labelled, LabelledFiles, open_labelled
 from anabranch.images.preprocess import Preprocess
-from anabranch.train.recipe import Augment, Data, Source
+from anabranch.images.split import parts
+from anabranch.train.augment import num_draws
+from anabranch.train.tables import Augment, Data, Source
+
+_SHARDS_AT_ONCE = 4  # whose pictures are mixed: each read from one end to the other, more or less
 
 
 class Sets(NamedTuple):
@@ -35,8 +41,9 @@ class Sets(NamedTuple):
 
 def open_sets(data: Data) -> Sets:
     """Raises DatasetError where the two sets, or the recipe's names and a set's own, do not fit together."""
-    shown, tested = _open(data.train), _open(data.test)
-    for other, path in ((tested.class_names, data.test.path), (data.class_names, "data.class_names")):
+    shown, tested = (_open(data.train), _open(data.test)) if data.test else _held_out(data)
+    test_path = data.test.path if data.test else data.train.path
+    for other, path in ((tested.class_names, test_path), (data.class_names, "data.class_names")):
         if None not in (shown.class_names, other) and shown.class_names != other:
             raise DatasetError(
                 f"{path}: its classes {_some(other)} are not those of {data.train.path}, {_some(shown.class_names)}"
@@ -44,12 +51,28 @@ def open_sets(data: Data) -> Sets:
     names = shown.class_names or tested.class_names or data.class_names
     if names is None:
         raise DatasetError(f"{data.train.path}: its classes have no names; give data.class_names in the recipe")
-    for labelled, path in ((shown, data.train.path), (tested, data.test.path)):
+    for labelled, path in ((shown, data.train.path), (tested, test_path)):
         if len(labelled) == 0:
             raise DatasetError(f"{path}: holds no pictures")
         if (largest := int(labelled.labels.max())) >= len(names):
             raise DatasetError(f"{path}: holds label {largest}, but there are {len(names)} class names")
     return Sets(shown, tested, tuple(names))
+
+
+def _held_out(data: Data) -> tuple[Labelled, Labelled]:
+    """The training pictures without those that are tested on, and these: by their names, class by class."""
+    whole = _open(data.train)
+    if not isinstance(whole, LabelledFiles):
+        raise DatasetError(
+            f"{data.train.path}: only pictures in files of their own can be held out; "
+            "'anabranch split' parts any set, and data.test names the other part"
+        )
+    part = parts(whole, [1 - data.hold_out, data.hold_out], seed=0)
+    shown, tested = (np.flatnonzero(part == which).tolist() for which in (0, 1))
+    return tuple(  # type: ignore[return-value]
+        replace(whole, names=[whole.names[index] for index in those], labels=whole.labels[those])
+        for those in (shown, tested)
+    )
 
 
 def _open(source: Source) -> Labelled:
@@ -61,14 +84,67 @@ def _some(names: tuple[str, ...] | None) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, epoch)).permutation(count)
+def order(seed: int, epoch: int, data: Labelled, *, balanced: bool = False, repeats: int = 1) -> NDArray[np.int64]:
+    """The draws of an epoch, as many as there are pictures, (N, 2): the picture's index and which copy of it.
+
+    Each picture comes once, in an order of its own in each epoch. With `repeats`, fewer come, each so often in a row:
+    in one batch, but on different processes, where there are several (Hoffer et al. 2020; counted as timm's
+    RepeatAugSampler counts). Balanced, each class comes as often as any other, and within a class no picture comes
+    once more before all others have come as often.
+
+    Of a set in shards, a few shards are shuffled together, one such handful after the other, so that files are read
+    nearly from end to end; balanced classes come from everywhere all the same.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    if balanced:
+        pictures = _balanced(rng, data.labels, math.ceil(len(data) / repeats))
+    elif data.groups is not None:
+        pictures = _by_handfuls(rng, data.groups)
+    else:
+        pictures = rng.permutation(len(data))
+    indices = np.repeat(pictures, repeats)[: len(data)]
+    return np.stack([indices, _times_before(indices)], axis=1)
+
+
+def _balanced(rng: np.random.Generator, labels: NDArray[np.int64], draws: int) -> NDArray[np.int64]:
+    """`draws` indices, of each class as many; which classes get one more where that does not come out, is drawn."""
+    _, sizes = np.unique(labels, return_counts=True)
+    members = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
+    turns = rng.permutation(np.resize(rng.permutation(len(sizes)), draws))  # whose turn it is: class 0, 1, ...
+    num_turns = np.bincount(turns, minlength=len(sizes))
+    places = np.split(np.argsort(turns, kind="stable"), np.cumsum(num_turns)[:-1])
+    indices = np.empty(draws, np.int64)
+    for those, at in zip(members, places, strict=True):
+        rounds = [rng.permutation(those) for _ in range(0, len(at), len(those))]
+        indices[at] = np.concatenate([those[:0], *rounds])[: len(at)]
+    return indices
+
+
+def _by_handfuls(rng: np.random.Generator, groups: Sequence[range]) -> NDArray[np.int64]:
+    shards = [groups[number] for number in rng.permutation(len(groups))]
+    handfuls = [shards[start : start + _SHARDS_AT_ONCE] for start in range(0, len(shards), _SHARDS_AT_ONCE)]
+    return np.concatenate([rng.permutation(np.concatenate(handful)) for handful in handfuls])
+
+
+def _times_before(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each index stands before its place: 7 3 7 7 -> 0 0 1 2."""
+    together = np.argsort(indices, kind="stable")
+    there = indices[together]
+    begins = np.flatnonzero(np.diff(there, prepend=-1))
+    times = np.empty_like(indices)
+    times[together] = np.arange(len(indices)) - np.repeat(begins, np.diff(begins, append=len(indices)))
+    return times
+
+
+def side_at(recipe: Augment, epoch: int, crop_px: int) -> int:
+    """The side of training pictures in epoch 0, 1, ...: the recipe's latest, `crop_px` before the first of them."""
+    return next((side for first, side in sorted(recipe.side_px, reverse=True) if first <= epoch), crop_px)
 
 
 def random_resized_crop(
     picture: NDArray[np.uint8], rng: np.random.Generator, recipe: Augment, side_px: int
 ) -> NDArray[np.uint8]:
-    """A random box of the picture, resized to (side_px, side_px, 3) by Pillow's bilinear.
+    """A random box of the picture, resized to (side_px, side_px, 3) by the recipe's resampler.
 
     Source: Szegedy et al. 2015, section 6; after ten boxes that do not fit, the largest centred one, as torchvision.
     """
@@ -85,11 +161,23 @@ def random_resized_crop(
         w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
         left, top = (width - w) // 2, (height - h) // 2
     box = (left, top, left + w, top + h)
-    return np.asarray(Image.fromarray(picture).resize((side_px, side_px), Image.Resampling.BILINEAR, box=box))
+    method = Image.Resampling[recipe.resampler.removeprefix("pillow-").upper()]
+    return np.asarray(Image.fromarray(picture).resize((side_px, side_px), method, box=box))
+
+
+class Crop(NamedTuple):
+    """A picture as it is handed to the device."""
+
+    pixels: NDArray[np.uint8]  # (S, S, 3)
+    label: int
+    draws: NDArray[np.float32]  # (D,), uniform in [0, 1): what `augment.Batch` decides by
 
 
 class Crops:
-    """Picture i of a labelled set as a square: (S, S, 3) uint8 and its label. `recipe=None`: as it is tested."""
+    """The pictures of a labelled set as squares of `side_px`, which may be set anew between two epochs, as `epoch` may.
+
+    `recipe=None`: as they are tested, nothing drawn.
+    """
 
     def __init__(self, data: Labelled, preprocess: Preprocess, recipe: Augment | None, *, seed: int = 0):
         self.data = data
@@ -97,40 +185,72 @@ class Crops:
         self.recipe = recipe
         self.seed = seed
         self.epoch = 0
+        self.side_px = preprocess.crop_px
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+    @property
+    def num_draws(self) -> int:
+        return 0 if self.recipe is None else num_draws(self.recipe)
+
+    def crop(self, index: int, copy: int = 0) -> Crop:
+        """Picture `index`; copies of it differ in all that is drawn. Raises ImageError where it cannot be read."""
         picture = self.data.picture(index)
-        if self.recipe is None or self.recipe.crop == "padded":
-            square = self.preprocess(picture)
+        rng = np.random.default_rng((self.seed, self.epoch, index, copy))
+        if self.recipe is not None and self.recipe.crop == "random-resized":
+            square = random_resized_crop(picture, rng, self.recipe, self.side_px)
         else:
-            rng = np.random.default_rng((self.seed, self.epoch, index))
-            square = random_resized_crop(picture, rng, self.recipe, self.preprocess.crop_px)
-        return square, int(self.data.labels[index])
+            square = self._as_tested()(picture)
+        return Crop(square, int(self.data.labels[index]), rng.random(self.num_draws, np.float32))
+
+    def _as_tested(self) -> Preprocess:
+        """The preprocessing at `side_px`, with the same share of the picture in view."""
+        tested = self.preprocess
+        if self.side_px == tested.crop_px:
+            return tested
+        return replace(tested, crop_px=self.side_px, resize_px=round(tested.resize_px * self.side_px / tested.crop_px))
+
+
+class Share(NamedTuple):
+    """One process's part of a batch: n pictures, or none where all of them are unreadable."""
+
+    pixels: Tensor  # (n, S, S, 3) uint8
+    labels: Tensor  # (n,) int64
+    draws: Tensor  # (n, D) float32
+    unreadable: tuple[str, ...]  # what was wrong with those that were left out, a line each
+    indices: Tensor  # (n,) int64: which pictures of the set these are
 
 
 def batches(
-    crops: Crops, indices: NDArray[np.int64], batch: int, *, first: int, rank: int, processes: int, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's share of each batch of `indices` from batch `first` on: (n, S, S, 3) uint8 and (n,) int64.
+    crops: Crops,
+    drawn: NDArray[np.int64],
+    batch: int,
+    *,
+    first: int,
+    rank: int,
+    processes: int,
+    workers: int,
+    tolerate: bool = False,
+) -> Iterator[Share]:
+    """This process's share of each batch of `drawn`, as `order` gives it, from batch `first` on.
 
     `workers` threads, whose time goes into decoders that let the others run, make the batches to come; 0: the caller's
-    own, when it asks for one. Raises ImageError for a picture that cannot be read.
+    own, when it asks for one. A picture that cannot be read raises ImageError, or is left out where that is tolerated.
+    A batch of which this process has no picture to read is passed over: the last one may have fewer than `processes`.
     """
-    starts = range(first * batch, len(indices), batch)
-    shares = [indices[start : start + batch][rank::processes].tolist() for start in starts]
+    starts = range(first * batch, len(drawn), batch)
+    shares = [drawn[start : start + batch][rank::processes].tolist() for start in starts]
     coming = iter([share for share in shares if share])
     if workers == 0:
-        yield from (_gathered(crops, share) for share in coming)
+        yield from (_gathered(crops, share, tolerate) for share in coming)
         return
-    window: deque[Future[tuple[Tensor, Tensor]]] = deque()
+    window: deque[Future[Share]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="crop")
     try:
         while True:
             while len(window) < 2 * workers and (share := next(coming, None)) is not None:
-                window.append(pool.submit(_gathered, crops, share))
+                window.append(pool.submit(_gathered, crops, share, tolerate))
             if not window:
                 return
             yield window.popleft().result()
@@ -138,6 +258,24 @@ def batches(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _gathered(crops: Crops, share: list[int]) -> tuple[Tensor, Tensor]:
-    squares, labels = zip(*(crops[index] for index in share), strict=True)
-    return torch.from_numpy(np.stack(squares)), torch.tensor(labels)
+def _gathered(crops: Crops, share: list[list[int]], tolerate: bool) -> Share:
+    read: list[Crop] = []
+    indices: list[int] = []
+    unreadable: list[str] = []
+    for index, copy in share:
+        try:
+            read.append(crops.crop(index, copy))
+        except ImageError as error:
+            if not tolerate:
+                raise
+            unreadable.append(str(error))
+        else:
+            indices.append(index)
+    pixels = np.empty((len(read), crops.side_px, crops.side_px, 3), np.uint8)
+    draws = np.empty((len(read), crops.num_draws), np.float32)
+    for place, crop in enumerate(read):
+        pixels[place], draws[place] = crop.pixels, crop.draws
+    labels = torch.tensor([crop.label for crop in read], dtype=torch.int64)
+    return Share(
+        torch.from_numpy(pixels), labels, torch.from_numpy(draws), tuple(unreadable), torch.tensor(indices).long()
+    )

@@ -1,7 +1,17 @@
 """Training, top to bottom: pictures in, a checkpoint of the weights' running mean out.
 
-The run's folder holds `recipe.json` (as resolved), `last.safetensors` (to go on from), `history.jsonl` (one line per
-epoch) and, once done, `model.safetensors`: the last epoch's mean, whatever its score. The test set chooses nothing.
+The run's folder holds
+
+    recipe.json            as resolved
+    last.safetensors       to go on from
+    epoch-0007.safetensors the means of the last epochs, as many as the recipe keeps beyond the last one
+    best.safetensors       the mean of the best epoch so far, where the recipe's result is that
+    history.jsonl          one line an epoch
+    unreadable.txt         the pictures that were left out, where there are such
+    answers.npz            what the result answered on the test pictures
+    model.safetensors      the result, once the run is done
+
+Unless the recipe says otherwise the result is the last epoch's mean, whatever its score: the test set chooses nothing.
 """
 
 from __future__ import annotations
@@ -9,192 +19,293 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from anabranch.errors import RecipeError
-from anabranch.images.labelled import Labelled
-from anabranch.nets.load import Trained, save_trained
-from anabranch.nets.net import Net, build
+from anabranch.errors import DatasetError, RecipeError
+from anabranch.nets.count import count
+from anabranch.nets.load import Trained, load_trained, save_trained
 from anabranch.train import checkpoint
-from anabranch.train.augment import Batch, mixed
-from anabranch.train.data import Crops, batches, open_sets, order
-from anabranch.train.optimise import Ema, rate, sgd
-from anabranch.train.recipe import Augment, Recipe
+from anabranch.train.data import Crops, Sets, Share, batches, open_sets, order, side_at
+from anabranch.train.distil import Locate
+from anabranch.train.estimate import Estimate, Parts, Plan, device_name, estimate
+from anabranch.train.logs import Logs, write_answers
+from anabranch.train.optimise import averaged, rate, scaled_lr
+from anabranch.train.score import answers, looked_at, scored
+from anabranch.train.student import Student
+from anabranch.train.tables import Recipe
 from anabranch.train.team import Team
 
 Report = Callable[[Mapping[str, Any]], None]  # called after every step and every epoch, by the leading process alone
 
 
-def train(recipe: Recipe, folder: Path, *, resume: bool = False, report: Report = lambda told: None) -> Path:
+def a_path(name: str) -> tuple[Path, str | None]:
+    """Where a teacher lies for whoever names no published weights."""
+    return Path(name), None
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    report: Report = lambda told: None,
+    locate: Locate = a_path,
+) -> Path:
     """Run the recipe and return the path of the trained checkpoint.
 
-    `report` is told {"step", "steps", "loss", "lr", "pictures_per_s"} after each step and the line of `history.jsonl`
-    after each epoch. Raises RecipeError (a loss that is no longer a number among them), DatasetError, ImageError,
-    CheckpointError.
+    `report` is told {"plan"} once, {"step", "steps", "epoch", "loss", "lr", "pictures_per_s", "waiting", "unreadable"}
+    after each step, and the line of `history.jsonl` after each epoch. `locate` finds the file of a teacher by its name.
+    Raises RecipeError (a loss that is no longer a number among them), DatasetError, ImageError, CheckpointError, and
+    what its weights and its teacher raise.
     """
     with Team() as team, team.alone_in(folder):
-        return _train(recipe, folder, team, resume=resume, report=report)
+        return _train(recipe, folder, team, resume=resume, report=report, locate=locate)
 
 
-def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Report) -> Path:
-    wanted = recipe.optimise
+def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Report, locate: Locate) -> Path:
+    wanted, run = recipe.steps, recipe.run
     last = folder / "last.safetensors"
     if last.exists() and not resume:
         raise RecipeError(f"{folder}: already holds a run; go on with --resume, or give another folder with --out")
 
     # ---- data --------------------------------------------------------------------------------------------------
-    preprocess = recipe.input.preprocess()
-    shown, tested, names = open_sets(recipe.data)
-    crops = Crops(shown, preprocess, recipe.augment, seed=recipe.run.seed)
-    steps_per_epoch = _steps_per_epoch(recipe, len(shown), team.processes)
-    fixed = checkpoint.Fixed(recipe, team.processes, names, (len(shown), len(tested)))
+    sets = open_sets(recipe.data)
+    crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=run.seed)
+    steps_per_epoch = _steps_per_epoch(recipe, len(sets.shown), team.processes)
+    fixed = checkpoint.Fixed(recipe, team.processes, sets.class_names, (len(sets.shown), len(sets.tested)))
 
-    # ---- net, optimiser, running mean --------------------------------------------------------------------------
-    torch.manual_seed(recipe.run.seed)
-    net = build(recipe.spec(), num_classes=len(names), **recipe.net.model_dump()).to(team.device)
-    if recipe.run.channels_last:
-        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = sgd(net, wanted)
-    mean = Ema(net, wanted.ema_decay)
-    to_input = Batch(recipe.augment, preprocess).to(team.device)
-    progress = checkpoint.Progress()
-    if last.exists():
-        progress = checkpoint.restore(last, fixed, net, optimiser, mean)
+    # ---- net, optimiser, running mean, teacher -----------------------------------------------------------------
+    student = Student(recipe, sets.class_names, team, locate=locate)
+    net, mean = student.net, student.learner.mean
+    progress = checkpoint.restore(last, fixed, student.learner) if last.exists() else checkpoint.Progress()
+    plan = _plan(recipe, sets, team, steps_per_epoch, progress.step)
     if team.leads:
         (folder / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
+        report({"plan": plan})
 
     # ---- epochs ------------------------------------------------------------------------------------------------
     started = time.monotonic() - progress.seconds
-    forward = team.wrap(net)
-    steps = wanted.epochs * steps_per_epoch
-    while progress.step < steps:
-        epoch, first = divmod(progress.step, steps_per_epoch)
-        crops.epoch = epoch
-        indices = order(recipe.run.seed, epoch, len(shown))[: steps_per_epoch * wanted.batch]
-        todo = batches(
-            crops,
-            indices,
-            wanted.batch,
-            first=first,
-            rank=team.rank,
-            processes=team.processes,
-            workers=recipe.run.workers,
-        )
-        for pixels, labels in todo:
-            step_started = time.monotonic()
-            lr = rate(wanted, progress.step, steps_per_epoch)
-            torch.manual_seed(_seed(recipe.run.seed, progress.step, team.rank))
-            net.train()
-            x, targets = mixed(
-                to_input.train()(pixels.to(team.device)), labels.to(team.device), len(names), recipe.augment.mixup
+    with Logs(folder, tensorboard=run.tensorboard and team.leads, step=progress.step) as logs:
+        while progress.step < plan.steps and not _is_over(recipe, progress):
+            epoch, first = divmod(progress.step, steps_per_epoch)
+            crops.epoch = epoch
+            crops.side_px = side_at(recipe.augment, epoch, recipe.input.crop_px)
+            drawn = order(run.seed, epoch, sets.shown, balanced=recipe.data.balanced, repeats=recipe.data.repeats)
+            coming = batches(
+                crops,
+                drawn[: steps_per_epoch * wanted.batch],
+                wanted.batch,
+                first=first,
+                rank=team.rank,
+                processes=team.processes,
+                workers=run.workers,
+                tolerate=recipe.data.unreadable > 0,
             )
-            loss = _step(forward, optimiser, x, targets, lr, recipe)
-            progress.step += 1
-            mean.update(net, progress.step)
+            lr = 0.0
+            step_started = time.monotonic()
+            for share in coming:
+                progress.waiting += time.monotonic() - step_started
+                progress.unreadable += [line for line in share.unreadable if line not in progress.unreadable]
+                _want_few(recipe, progress.unreadable, len(sets.shown))
+                lr = rate(wanted, progress.step, steps_per_epoch)
+                loss = student.step(share, progress.step, lr)
+                progress.step += 1
 
-            counted = team.total(torch.tensor([loss * len(labels), len(labels)], dtype=torch.float64))
-            if not math.isfinite(counted[0].item()):
-                raise RecipeError(
-                    f"step {progress.step}: the loss is no longer a number; lower optimise.lr = {wanted.lr}, "
-                    "or warm up longer"
-                )
-            progress.loss_sum += counted[0].item()
-            progress.seen += int(counted[1].item())
-            progress.seconds = time.monotonic() - started
+                counted = team.total(torch.tensor([loss * len(share.labels), len(share.labels)], dtype=torch.float64))
+                if not math.isfinite(counted[0].item()):
+                    raise RecipeError(
+                        f"step {progress.step}: the loss is no longer a number; lower optimise.lr = {wanted.lr}, "
+                        "or warm up longer"
+                    )
+                progress.loss_sum += counted[0].item()
+                progress.seen += int(counted[1].item())
+                progress.seconds = time.monotonic() - started
+                if team.leads:
+                    pace = counted[1].item() / (time.monotonic() - step_started)
+                    told = {
+                        "step": progress.step,
+                        "steps": plan.steps,
+                        "epoch": epoch + 1,
+                        "loss": progress.loss_sum / progress.seen,
+                        "lr": lr,
+                        "pictures_per_s": pace,
+                        "waiting": progress.waiting / progress.seconds,
+                        "unreadable": len(progress.unreadable),
+                    }
+                    logs.step(told)
+                    report(told)
+                    if progress.step % run.checkpoint_steps == 0 and progress.step % steps_per_epoch:
+                        checkpoint.save(last, fixed, progress, student.learner)
+                step_started = time.monotonic()
+
+            progress.unreadable = team.union(progress.unreadable)
+            _want_few(recipe, progress.unreadable, len(sets.shown))
+            team.share(mean.state)  # each process has norms' statistics of its own
+            line = {
+                "epoch": epoch + 1,
+                "loss": progress.loss_sum / progress.seen,
+                "lr": lr,
+                **scored(net, mean.state, recipe, sets, team),
+                "waiting": round(progress.waiting / progress.seconds, 4),
+                "unreadable": len(progress.unreadable),
+                "seconds": round(progress.seconds, 1),
+            }
+            progress.history.append(line)
+            progress.loss_sum, progress.seen = 0.0, 0
+            is_best = progress.best is None or line["top1"] > progress.best["top1"]
+            if is_best:
+                progress.best = line
             if team.leads:
-                pace = counted[1].item() / (time.monotonic() - step_started)
-                told = {"step": progress.step, "steps": steps, "lr": lr, "pictures_per_s": pace}
-                report(told | {"loss": progress.loss_sum / progress.seen})
-                if progress.step % recipe.run.checkpoint_steps == 0 and progress.step % steps_per_epoch:
-                    checkpoint.save(last, fixed, progress, net, optimiser, mean)
+                _keep(folder, recipe, _trained(student, recipe, sets), mean.state, epoch + 1, is_best=is_best)
+                if progress.unreadable:
+                    (folder / "unreadable.txt").write_text("\n".join(progress.unreadable) + "\n", encoding="utf-8")
+                checkpoint.save(last, fixed, progress, student.learner)
+                logs.epoch(progress.history, progress.step)
+                report(line)
 
-        line = {
-            "epoch": epoch + 1,
-            "loss": progress.loss_sum / progress.seen,
-            "lr": lr,
-            **_judged(recipe, tested, mean, net, team),
-        }
-        progress.history.append(line | {"seconds": round(progress.seconds, 1)})
-        progress.loss_sum, progress.seen = 0.0, 0
+        # ---- the result ----------------------------------------------------------------------------------------
+        result = folder / "model.safetensors"
         if team.leads:
-            checkpoint.save(last, fixed, progress, net, optimiser, mean)
-            _write_history(folder, progress)
-            report(progress.history[-1])
-
-    # ---- the result --------------------------------------------------------------------------------------------
-    result = folder / "model.safetensors"
-    if team.leads:
-        trained = Trained(net=net, name=recipe.name, licence=recipe.licence, class_names=names, preprocess=preprocess)
-        save_trained(result, trained, mean.state)
-        _write_history(folder, progress)
+            state = _result(folder, recipe, mean.state)
+            save_trained(result, _trained(student, recipe, sets), state)
+            met = answers(net, state, recipe, sets, team.device)
+            names = [sets.tested.names[index] for index in looked_at(recipe, sets)]
+            write_answers(folder, logits=met.logits, labels=met.labels, names=names, class_names=sets.class_names)
+            logs.rewrite(progress.history)
     return result
 
 
-def _step(
-    forward: torch.nn.Module, optimiser: torch.optim.SGD, x: Tensor, targets: Tensor, lr: float, recipe: Recipe
-) -> float:
-    """One step down the gradient; the mean loss of this process's share."""
-    if recipe.run.channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
-    for group in optimiser.param_groups:
-        group["lr"] = lr
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.run.bf16):
-        logits = forward(x)
-    loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.optimise.label_smoothing)
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
-    return loss.item()
+def rehearse(recipe: Recipe, folder: Path, *, locate: Locate = a_path) -> Estimate:
+    """Try a few steps of the recipe and say what the whole run will take. Nothing is written. Raises as `train`."""
+    with Team() as team:
+        sets = open_sets(recipe.data)
+        crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=recipe.run.seed)
+        crops.side_px = max((side for _, side in recipe.augment.side_px), default=crops.side_px)
+        steps_per_epoch = _steps_per_epoch(recipe, len(sets.shown), team.processes)
+        student = Student(recipe, sets.class_names, team, locate=locate)
+        plan = _plan(recipe, sets, team, steps_per_epoch, 0)
+
+        def shares() -> Iterator[Share]:
+            while True:
+                data = recipe.data
+                drawn = order(recipe.run.seed, 0, sets.shown, balanced=data.balanced, repeats=data.repeats)
+                yield from batches(
+                    crops,
+                    drawn[: steps_per_epoch * recipe.steps.batch],
+                    recipe.steps.batch,
+                    first=0,
+                    rank=team.rank,
+                    processes=team.processes,
+                    workers=recipe.run.workers,
+                    tolerate=recipe.data.unreadable > 0,
+                )
+
+        def step(share: Share) -> int:
+            student.step(share, 0, 0.0)
+            return len(share.labels)
+
+        few = recipe.model_copy(update={"run": recipe.run.model_copy(update={"test_pictures": 256})})
+
+        def test() -> int:
+            return int(scored(student.net, student.learner.mean.state, few, sets, team)["pictures"])
+
+        coming = shares()
+        parts = Parts(fetch=lambda: next(coming), step=step, test=test, held=student.learner.tensors)
+
+        def agreed(seconds: float) -> float:
+            return team.total(torch.tensor([seconds], dtype=torch.float64)).item() / team.processes
+
+        return estimate(plan, parts, folder, team.device, agreed=agreed)
 
 
-@torch.inference_mode()
-def _judged(recipe: Recipe, tested: Labelled, mean: Ema, net: Net, team: Team) -> dict[str, float]:
-    """Top-1 of the running mean on the test pictures, in percent. Each picture is counted once."""
-    team.share(mean.state)  # each process has norms' statistics of its own
-    judged = build(net.arch, num_classes=net.num_classes).to(team.device)
-    judged.load_state_dict(mean.state)
-    judged.eval()
-    crops = Crops(tested, recipe.input.preprocess(), None)
-    to_input = Batch(Augment(), crops.preprocess).to(team.device).eval()
-    indices = order(0, 0, len(tested))[: recipe.run.test_pictures]
-    todo = batches(crops, indices, 256, first=0, rank=team.rank, processes=team.processes, workers=recipe.run.workers)
-    counted = torch.zeros(2, dtype=torch.float64)
-    for pixels, labels in todo:
-        answers = judged(to_input(pixels.to(team.device))).argmax(1).cpu()
-        counted += torch.tensor([(answers == labels).sum().item(), len(labels)], dtype=torch.float64)
-    right, seen = team.total(counted).tolist()
-    return {"top1": 100 * right / seen, "pictures": int(seen)}
+def _plan(recipe: Recipe, sets: Sets, team: Team, steps_per_epoch: int, step: int) -> Plan:
+    side = recipe.input.crop_px
+    counted = count(recipe.spec(), height=side, width=side, num_classes=len(sets.class_names))
+    return Plan(
+        recipe=recipe,
+        params=counted.params,
+        macs=counted.macs,
+        num_classes=len(sets.class_names),
+        num_pictures=len(sets.shown),
+        num_tested=min(len(sets.tested), recipe.run.test_pictures or len(sets.tested)),
+        processes=team.processes,
+        device=device_name(team.device),
+        lr=scaled_lr(recipe.steps),
+        steps_per_epoch=steps_per_epoch,
+        step=step,
+    )
 
 
 def _steps_per_epoch(recipe: Recipe, pictures: int, processes: int) -> int:
-    wanted = recipe.optimise
+    wanted = recipe.steps
     steps = wanted.steps_per_epoch or pictures // wanted.batch
     if steps * wanted.batch > pictures:
         raise RecipeError(
             f"optimise.steps_per_epoch = {steps} does not fit: {steps} batches of {wanted.batch} "
             f"are more than the {pictures} training pictures"
         )
-    if steps == 0 or wanted.batch % processes:
+    parts = processes * wanted.accumulate
+    if steps == 0 or wanted.batch % parts:
         raise RecipeError(
             f"optimise.batch = {wanted.batch} does not fit: it must be at most the {pictures} training pictures "
-            f"and a multiple of the {processes} processes"
+            f"and a multiple of the {processes} processes x {wanted.accumulate} parts"
         )
     return steps
 
 
-def _write_history(folder: Path, progress: checkpoint.Progress) -> None:
-    partial = folder / ".history.jsonl.part"
-    partial.write_text("".join(json.dumps(line) + "\n" for line in progress.history), encoding="utf-8")
-    partial.replace(folder / "history.jsonl")
+def _want_few(recipe: Recipe, unreadable: list[str], pictures: int) -> None:
+    """Raises DatasetError where more pictures cannot be read than the recipe bears."""
+    if len(unreadable) > recipe.data.unreadable * pictures:
+        raise DatasetError(
+            f"{len(unreadable)} of {pictures} training pictures cannot be read, more than the share "
+            f"data.unreadable = {recipe.data.unreadable}; the last one: {unreadable[-1]}"
+        )
 
 
-def _seed(seed: int, step: int, rank: int) -> int:
-    """One seed per step and process, so that a resumed run draws what it would have drawn."""
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
+def _is_over(recipe: Recipe, progress: checkpoint.Progress) -> bool:
+    """Whether no epoch of the last few was better than the best before them."""
+    if recipe.steps.patience is None or progress.best is None or progress.seen:
+        return False
+    since: int = progress.history[-1]["epoch"] - progress.best["epoch"]
+    return since >= recipe.steps.patience
+
+
+def _trained(student: Student, recipe: Recipe, sets: Sets) -> Trained:
+    return Trained(
+        net=student.net,
+        name=recipe.name,
+        licence=recipe.licence,
+        class_names=sets.class_names,
+        preprocess=recipe.input.preprocess(),
+    )
+
+
+def _keep(
+    folder: Path, recipe: Recipe, trained: Trained, state: Mapping[str, Tensor], epoch: int, *, is_best: bool
+) -> None:
+    """What stays of an epoch beside the checkpoint to go on from."""
+    if recipe.run.result == "best" and is_best:
+        save_trained(folder / "best.safetensors", trained, state)
+    if recipe.run.keep > 1:
+        save_trained(folder / f"epoch-{epoch:04d}.safetensors", trained, state)
+        for path in _kept(folder)[: -recipe.run.keep]:
+            path.unlink()
+
+
+def _kept(folder: Path) -> list[Path]:
+    return sorted(folder.glob("epoch-[0-9][0-9][0-9][0-9]*.safetensors"))
+
+
+def _result(folder: Path, recipe: Recipe, last: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    match recipe.run.result:
+        case "best":
+            return load_trained(folder / "best.safetensors").net.state_dict()
+        case "average":
+            return averaged([load_trained(path).net.state_dict() for path in _kept(folder)])
+        case _:
+            return last

@@ -61,9 +61,20 @@ class Team:
             for tensor in state.values():
                 dist.broadcast(tensor, 0)
 
+    def union(self, lines: list[str]) -> list[str]:
+        """The lines of all processes, each once, the same for each of them."""
+        if self.processes == 1:
+            return lines
+        told: list[list[str]] = [[] for _ in range(self.processes)]
+        dist.all_gather_object(told, lines)
+        return list(dict.fromkeys(line for each in told for line in each))
+
     @contextmanager
     def alone_in(self, folder: Path) -> Iterator[None]:
-        """Hold the run's folder. Raises RecipeError where another run writes into it, such as one left by a kill."""
+        """Hold the run's folder, and take away what a killed run left half written in it.
+
+        Raises RecipeError where another run writes into it, such as one left by a kill.
+        """
         if not self.leads:
             yield
             return
@@ -74,6 +85,8 @@ class Team:
             raise RecipeError(f"{folder}: this is a file; give a folder with --out") from None
         try:
             with filelock.FileLock(folder / ".lock", blocking=False):
+                for left in folder.glob(".*.part"):
+                    left.unlink()
                 yield
         except filelock.Timeout:
             raise RecipeError(f"{folder}: another process trains here; wait for it or end it") from None

@@ -4,84 +4,91 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from anabranch.errors import need
+from anabranch.errors import UsageError, need
 from anabranch.screen import print_json
 
+if TYPE_CHECKING:  # it stands in torch's wing
+    from anabranch.train.tables import Recipe
 
-def run(recipe_file: str, *, out: str | None, overrides: Sequence[str], smoke: bool, resume: bool, json: bool) -> int:
+
+def run(
+    recipe_file: str,
+    *,
+    data: str | None = None,
+    out: str | None,
+    overrides: Sequence[str],
+    smoke: bool,
+    resume: bool,
+    dry_run: bool,
+    json: bool,
+) -> int:
     need("torch", extra="train")
-    need("kornia", extra="train")
-    from anabranch.train.loop import train
+    from anabranch.train.loop import rehearse, train
     from anabranch.train.recipe import read_recipe
+    from anabranch.verbs.training_screen import Bar, Lines, ending, estimate_json, estimate_lines, page_line
 
-    recipe = read_recipe(Path(recipe_file), overrides=overrides, smoke=smoke)
+    recipe = read_recipe(
+        Path(recipe_file), overrides=overrides, smoke=smoke, pictures=Path(data) if data is not None else None
+    )
     folder = Path(out) if out else Path("runs") / recipe.name
+    if recipe.probe:
+        return _probed(recipe, folder, smoke=smoke, dry_run=dry_run, json=json)
     leads = int(os.environ.get("RANK", 0)) == 0
-    watched = leads and not json and sys.stderr.isatty()
-    screen = _Bar() if watched else nullcontext(_Lines(quiet=json or not leads))
+    if dry_run:
+        found = rehearse(recipe, folder, locate=_located)
+        if leads and json:
+            print_json(estimate_json(found))
+        elif leads:
+            print("\n".join(estimate_lines(found)))
+        return 0
+
+    screen = nullcontext(lambda told: None) if json or not leads else Bar() if sys.stderr.isatty() else Lines()
     with screen as report:
-        result = train(recipe, folder, resume=resume, report=report)
-    if leads and json:
-        print_json({"checkpoint": str(result), "history": str(folder / "history.jsonl")})
-    elif leads:
-        print(f"{result}\n  anabranch export {result} -o DIR    makes an artefact of it\n  expected: {recipe.expect}")
+        result = train(recipe, folder, resume=resume, report=report, locate=_located)
+    if not leads:
+        return 0
+    from anabranch.report.training import score
+    from anabranch.train.data import open_sets
+    from anabranch.train.score import looked_at
+
+    sets = open_sets(recipe.data)
+    few = looked_at(recipe, sets)
+    about_page = page_line(folder, lambda row: sets.tested.picture(few[row]))
+    history = folder / "history.jsonl"
+    if json:
+        print_json({"checkpoint": str(result), "history": str(history)})
+        return 0
+    print("\n".join(ending(result, score(folder), about_page=about_page, expect=None if smoke else recipe.expect)))
     return 0
 
 
-class _Lines:
-    """A line an epoch, for a log."""
+def _probed(recipe: Recipe, folder: Path, *, smoke: bool, dry_run: bool, json: bool) -> int:
+    from anabranch.cache import cache_folder
+    from anabranch.train.probe import train_probe
+    from anabranch.train.team import Team
+    from anabranch.verbs.progress import counter
+    from anabranch.verbs.training_screen import ending
 
-    def __init__(self, *, quiet: bool):
-        self.quiet = quiet
-
-    def __call__(self, told: Mapping[str, Any]) -> None:
-        if "epoch" in told and not self.quiet:
-            print(_epoch(told), flush=True)
-
-
-class _Bar:
-    """A bar over all steps with the time left, and a line above it for each epoch done."""
-
-    def __enter__(self) -> _Bar:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.bar = Progress(
-            TextColumn("loss {task.fields[loss]:.3f}  lr {task.fields[lr]:.4f}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[pace]:.0f} pictures/s"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self.task = self.bar.add_task("", total=None, loss=float("nan"), lr=0.0, pace=0.0)
-        self.bar.start()
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self.bar.stop()
-
-    def __call__(self, told: Mapping[str, Any]) -> None:
-        if "epoch" in told:
-            self.bar.console.print(_epoch(told), highlight=False)
-        else:
-            self.bar.update(
-                self.task,
-                completed=told["step"],
-                total=told["steps"],
-                loss=told["loss"],
-                lr=told["lr"],
-                pace=told["pictures_per_s"],
-            )
+    if dry_run or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError("a probe takes seconds and one process; run it without --dry-run and without torchrun")
+    with Team().alone_in(folder), counter("pictures looked at:") as report:
+        met = train_probe(recipe, folder, cache=cache_folder() / "probe", report=report)
+    result, history = folder / "model.safetensors", folder / "history.jsonl"
+    if json:
+        print_json({"checkpoint": str(result), "history": str(history)})
+        return 0
+    about = f"  {met.score.seconds:.1f} s; a weight decay of {met.head.weight_decay:g} was best on held-out pictures"
+    print("\n".join(ending(result, met.score, about_page=about, expect=None if smoke else recipe.expect)))
+    return 0
 
 
-def _epoch(line: Mapping[str, Any]) -> str:
-    return (
-        f"epoch {line['epoch']:3d}   loss {line['loss']:.4f}   top-1 {line['top1']:.2f} % "
-        f"of {line['pictures']:.0f} test pictures   {line['seconds'] / 60:.1f} min"
-    )
+def _located(name: str) -> tuple[Path, str | None]:
+    from anabranch.verbs.models import checkpoint
+
+    found = checkpoint(name)
+    return found.file, found.like

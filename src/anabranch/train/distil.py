@@ -1,0 +1,179 @@
+"""The teacher of a run, and the loss of a student that learns its answers.
+
+A teacher is shown what the student is shown: the augmented and mixed batch, so that both answer about the same pixels
+(Beyer et al. 2022, "consistent and patient"). It may be a net, from any checkpoint, or an artefact on its engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from anabranch.catalogue.classes import imagenet_1k
+from anabranch.checkpoints.trained import open_trained
+from anabranch.errors import DatasetError, RecipeError
+from anabranch.images.preprocess import Preprocess
+from anabranch.nets.net import Net, build
+from anabranch.runtimes.open import open_model
+from anabranch.runtimes.predictor import Predictor
+from anabranch.train.losses import js, kl
+from anabranch.train.tables import RANDOM, Distil, Recipe
+
+# From a name in a recipe to a file, and the published weights that the file is like, if the name is theirs.
+Locate = Callable[[str], tuple[Path, str | None]]
+
+
+class Teacher(Protocol):
+    def logits(self, x: Tensor) -> Tensor:
+        """(n, 3, S, S), normalised for the student -> (n, K) float32 on the same device, in the student's classes.
+
+        The same for the same batch, and without a gradient. Raises RecipeError for a side that the teacher cannot take.
+        """
+        ...
+
+
+def open_teacher(
+    recipe: Recipe,
+    class_names: Sequence[str],
+    device: torch.device,
+    *,
+    locate: Locate = lambda name: (Path(name), None),
+) -> Teacher:
+    """The teacher that `recipe.distil` names: an artefact folder, or a checkpoint that `locate` finds.
+
+    Its classes must be the student's `class_names`, in any order; ImageNet-1k's WordNet ids are as good as its words.
+    Raises RecipeError, DatasetError, and what opening an artefact or a checkpoint raises.
+    """
+    distil = recipe.distil
+    assert distil is not None
+    student = recipe.input.preprocess()
+    if distil.teacher == RANDOM:
+        net = build(recipe.spec(), num_classes=len(class_names)).to(device)
+        columns = np.arange(len(class_names))
+        return NetTeacher(net, columns, student=student, own=student, batch_norms=distil.teacher_norms == "batch")
+    if Path(distil.teacher).is_dir():
+        if distil.teacher_norms == "batch":
+            raise RecipeError(
+                f'distil.teacher_norms = "batch" does not fit {distil.teacher}: the norms of an artefact are folded '
+                "into its convolutions; give a checkpoint as the teacher, or leave the key out"
+            )
+        predictor = open_model(distil.teacher)
+        columns = _columns(predictor.card.labels, class_names, teacher=distil.teacher)
+        for side_px in {side_px for _, side_px in recipe.augment.side_px} or {student.crop_px}:
+            _check_side(predictor, side_px, teacher=distil.teacher)
+        return ArtefactTeacher(predictor, columns, student=student, name=distil.teacher)
+    path, like = locate(distil.teacher)
+    trained = open_trained(path, like=like)
+    columns = _columns(trained.class_names, class_names, teacher=distil.teacher)
+    net = trained.net.to(device)
+    return NetTeacher(
+        net, columns, student=student, own=trained.preprocess, batch_norms=distil.teacher_norms == "batch"
+    )
+
+
+class NetTeacher:
+    """A net whose weights stay as they are, for pictures of any side.
+
+    `batch_norms`: its norms take the mean and variance of the batch that it is shown, and in a team of processes of the
+    share of it, as PaddleClas' SSLD teachers do; their own statistics are neither used nor moved.
+    """
+
+    def __init__(
+        self, net: Net, columns: NDArray[np.int64], *, student: Preprocess, own: Preprocess, batch_norms: bool = False
+    ):
+        self._net = net.eval().requires_grad_(False)
+        if batch_norms:
+            for part in net.modules():
+                if isinstance(part, nn.BatchNorm2d):
+                    part.train()
+                    part.track_running_stats = False
+        device = net.head.weight.device
+        self._columns = torch.from_numpy(columns).to(device)
+        self._gain, self._offset = (value.to(device) for value in _renormalising(student, own))
+        self._same_input = (student.mean, student.std) == (own.mean, own.std)
+
+    @torch.no_grad()  # inference mode would not do: the student's loss keeps these logits for its gradient
+    def logits(self, x: Tensor) -> Tensor:
+        answers: Tensor = self._net(x if self._same_input else x * self._gain + self._offset)
+        return answers.float()[:, self._columns]
+
+
+class ArtefactTeacher:
+    """An artefact on its engine, on the processor, for pictures of its own side.
+
+    It takes whole grey levels, so the batch is made pixels again by rounding, which moves a value by at most half a
+    level of 255; what an augmentation left outside of 0..255 is cut off.
+    """
+
+    def __init__(self, predictor: Predictor, columns: NDArray[np.int64], *, student: Preprocess, name: str):
+        self._predictor = predictor
+        self._columns = columns
+        self._name = name
+        self._mean, self._std = _colour(student.mean), _colour(student.std)
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        _check_side(self._predictor, x.shape[-1], teacher=self._name)
+        levels = (x.detach().float().cpu() * self._std + self._mean) * 255
+        pixels = levels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)  # (n, 3, S, S) -> (n, S, S, 3)
+        answers = self._predictor.predict(np.ascontiguousarray(pixels.numpy()))
+        return torch.from_numpy(answers[:, self._columns]).to(x.device)
+
+
+def distilled(student: Tensor, teacher: Tensor, label_loss: Tensor | None, distil: Distil) -> Tensor:
+    """What the student is to lower: (1 - labels) times its distance from the teacher, and labels times `label_loss`.
+
+    student, teacher: logits (n, K). With `distil.labels` = 0 there need be no labels, and `label_loss` may be None.
+    """
+    apart = js(student, teacher) if distil.loss == "js" else kl(student, teacher, distil.temperature)
+    if distil.labels == 0:
+        return apart
+    assert label_loss is not None
+    return (1 - distil.labels) * apart + distil.labels * label_loss
+
+
+def _columns(teacher_classes: Sequence[str], class_names: Sequence[str], *, teacher: str) -> NDArray[np.int64]:
+    """For each class of the student, the teacher's index of it. Raises DatasetError."""
+    words = dict(imagenet_1k())
+    theirs, wanted = ([words.get(name, name) for name in names] for names in (teacher_classes, class_names))
+    if len(theirs) != len(wanted):
+        raise DatasetError(
+            f"distil.teacher = {teacher!r} knows {len(theirs)} classes and the student is to learn {len(wanted)}; "
+            "give a teacher that was trained on the student's classes"
+        )
+    if theirs == wanted:  # before looking each up: of names that occur twice only the order can tell
+        return np.arange(len(wanted))
+    unknown = [name for name in wanted if name not in theirs]
+    if unknown or len(set(wanted)) != len(wanted):
+        told = f"it does not know {unknown[0]!r}, for one" if unknown else "some names occur twice"
+        raise DatasetError(
+            f"distil.teacher = {teacher!r} has not the student's classes: {told}, and its first is {theirs[0]!r}; "
+            "name the classes alike, or give a teacher that was trained on them"
+        )
+    index_of = {name: index for index, name in enumerate(theirs)}
+    return np.array([index_of[name] for name in wanted])
+
+
+def _check_side(predictor: Predictor, side_px: int, *, teacher: str) -> None:
+    wanted = predictor.card.size_px
+    if side_px != wanted:
+        raise RecipeError(
+            f"distil.teacher = {teacher!r} takes pictures of {wanted} px and the student is shown {side_px} px; "
+            f"train at {wanted} px, or give a checkpoint as the teacher, which takes any side"
+        )
+
+
+def _renormalising(student: Preprocess, own: Preprocess) -> tuple[Tensor, Tensor]:
+    """Gain and offset, (3, 1, 1), from the student's normalised pixels to the teacher's."""
+    gain = _colour(student.std) / _colour(own.std)
+    return gain, (_colour(student.mean) - _colour(own.mean)) / _colour(own.std)
+
+
+def _colour(value: tuple[float, float, float]) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32).reshape(3, 1, 1)

@@ -1,0 +1,178 @@
+"""Features of a frozen backbone, computed once by the fast engine and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from anabranch.agree import agreement
+from anabranch.arch import arch_to_json
+from anabranch.errors import ArtefactError, CheckpointError, ExportError, ImageError, need
+from anabranch.images.labelled import Labelled
+from anabranch.images.preprocess import Preprocess
+from anabranch.nets.load import load_strictly
+from anabranch.nets.net import Net
+from anabranch.nets.store import read_tensors, tensors_sha256, write_tensors
+from anabranch.runtimes.open import open_model
+from anabranch.runtimes.pipeline import Picture, answer
+from anabranch.runtimes.predictor import Predictor
+from anabranch.version import VERSION
+
+Report = Callable[[int], None]  # told the number of pictures done
+
+_KIND = "features"
+_BATCH = 16
+_CHECKED = 8  # pictures on which the engine is held against torch
+_TOLERANCE = 1e-3  # of the largest feature
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    values: NDArray[np.float32]  # (n, C)
+    indices: NDArray[np.int64]  # (n,), of each row's picture in its set: all those that could be read
+    unreadable: tuple[tuple[str, str], ...]  # name and reason
+
+
+def features(
+    net: Net,
+    data: Labelled,
+    preprocess: Preprocess,
+    *,
+    cache: Path,
+    unreadable: float = 0.0,
+    report: Report = lambda done: None,
+) -> Features:
+    """What the net's `embed` gives for each picture, from the folder `cache` where it is known already.
+
+    It is computed anew where the backbone, the preprocessing or any picture is another one, and where the kept file is
+    damaged; to the float noise of an engine that takes as many pictures at a time as are ready. Raises ImageError
+    where more than the share `unreadable` of the pictures cannot be read, and ExportError where the engine does not
+    agree with torch.
+    """
+    frozen = backbone(net)
+    computes = _sha256([arch_to_json(net.arch), preprocess.to_json(), tensors_sha256(frozen.state_dict()), VERSION])
+    path = cache / _KIND / f"{_sha256([computes, _pictures_sha256(data)])}.safetensors"
+    known = _kept(path)
+    if known is None:
+        engine = _engine(frozen, preprocess, cache / "backbones" / computes[:32])
+        known = _computed(engine, data, unreadable, report)
+        _check(engine, frozen, data, known)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {"values": torch.from_numpy(known.values), "indices": torch.from_numpy(known.indices)}
+        write_tensors(path, tensors, {"kind": _KIND, "unreadable": known.unreadable})
+    _refuse_too_many(known.unreadable, unreadable, len(data))
+    report(len(data))
+    return known
+
+
+def backbone(net: Net) -> Net:
+    """The net without its head, on the processor and in eval mode: what it answers is its features, (N, C)."""
+    with torch.device("meta"):
+        headless = Net(net.arch, num_classes=net.head.in_features)
+    headless.add_module("head", nn.Identity())
+    tensors = {name: tensor.cpu() for name, tensor in net.state_dict().items() if not name.startswith("head.")}
+    load_strictly(headless, tensors, where="the backbone", assign=True)
+    return headless.eval()
+
+
+def _engine(backbone: Net, preprocess: Preprocess, folder: Path) -> Predictor:
+    """The backbone as an artefact whose logits are features, packed into `folder` unless it is there and whole."""
+    try:
+        return open_model(folder, verify=True)
+    except ArtefactError:
+        _pack(backbone, preprocess, folder)
+    return open_model(folder)
+
+
+def _pack(backbone: Net, preprocess: Preprocess, folder: Path) -> None:
+    need("onnxscript", extra="torch")
+    from anabranch.pack import pack  # the exporter takes seconds to import
+
+    pack(
+        backbone,
+        folder,
+        preprocess=preprocess,
+        labels=[f"feature {index}" for index in range(backbone.num_classes)],
+        weights_name="backbone",
+        licence="unknown",
+        formats=("openvino",),
+        overwrite=True,
+    )
+
+
+def _computed(engine: Predictor, data: Labelled, share: float, report: Report) -> Features:
+    pictures = (Picture(name, partial(data.picture, index)) for index, name in enumerate(data.names))
+    values = np.empty((len(data), engine.card.num_classes), np.float32)
+    indices: list[int] = []
+    unreadable: list[tuple[str, str]] = []
+    for index, answered in enumerate(answer(engine, pictures, top=1, batch=_BATCH)):
+        if answered.logits is None:
+            unreadable.append((answered.name, answered.error or ""))
+            _refuse_too_many(unreadable, share, len(data))
+        else:
+            values[len(indices)] = answered.logits
+            indices.append(index)
+        report(index + 1)
+    return Features(values[: len(indices)], np.array(indices, np.int64), tuple(unreadable))
+
+
+def _refuse_too_many(unreadable: Sequence[tuple[str, str]], share: float, total: int) -> None:
+    if len(unreadable) > share * total:
+        raise ImageError(
+            f"{len(unreadable)} of {total} pictures cannot be read, more than the share data.unreadable = {share:g}; "
+            f"the first: {unreadable[0][1]}. Repair or remove them, or allow a larger share"
+        )
+
+
+def _check(engine: Predictor, backbone: Net, data: Labelled, known: Features) -> None:
+    """Raises ExportError unless the engine's first features are torch's."""
+    from anabranch.export.eager import EagerPredictor
+
+    first = known.indices[:_CHECKED].tolist()
+    pixels = np.stack([engine.card.preprocess(data.picture(index)) for index in first])
+    met = agreement(known.values[: len(first)], EagerPredictor(backbone, engine.card).predict(pixels))
+    if not met.max_abs <= _TOLERANCE * met.largest_logit:
+        raise ExportError(
+            f"{engine.engine} gives features up to {met.max_abs:.3g} away from the net's, on features up to "
+            f"{met.largest_logit:.3g}; at most {_TOLERANCE:g} of the largest was wanted. Nothing was kept"
+        )
+
+
+def _kept(path: Path) -> Features | None:
+    try:
+        tensors, about = read_tensors(path)
+    except CheckpointError:  # not there, or damaged
+        return None
+    unreadable = tuple((name, reason) for name, reason in about["unreadable"])
+    return Features(tensors["values"].numpy(), tensors["indices"].numpy(), unreadable)
+
+
+def _pictures_sha256(data: Labelled) -> str:
+    """The hash of the pictures' names and files. Labels are left out, on which no feature depends."""
+    total = hashlib.sha256()
+    if data.pixels is not None:
+        total.update(f"{data.pixels.shape}".encode())
+        total.update(np.ascontiguousarray(data.pixels).data)
+        return total.hexdigest()
+    for index, name in enumerate(data.names):
+        try:
+            _, held = data.encoded(index)
+        except ImageError as error:
+            held = str(error).encode()
+        total.update(b"%s\0%d\0" % (os.fsencode(name), len(held)))
+        total.update(held)
+    return total.hexdigest()
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,119 @@
+"""The net that learns, with all that a step of it takes: its input, its loss, its teacher, its optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from anabranch.errors import DatasetError
+from anabranch.nets.net import build
+from anabranch.train.augment import Batch, mixed
+from anabranch.train.checkpoint import Learner
+from anabranch.train.data import Share
+from anabranch.train.distil import Locate, distilled, open_teacher
+from anabranch.train.losses import label_loss
+from anabranch.train.norms import synchronised
+from anabranch.train.optimise import Ema, clip, optimiser
+from anabranch.train.start import begin, freeze, groups, still
+from anabranch.train.tables import Recipe
+from anabranch.train.team import Team
+
+_PRODUCTS = {"f32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Student:
+    """A process's copy of the net of a recipe, at its start. Raises what its weights and its teacher raise."""
+
+    def __init__(self, recipe: Recipe, class_names: Sequence[str], team: Team, *, locate: Locate):
+        self.recipe = recipe
+        self.team = team
+        self.frozen = recipe.start.frozen if recipe.start else ()
+        torch.manual_seed(recipe.run.seed)
+        net = build(
+            recipe.spec(),
+            num_classes=len(class_names),
+            dropout=recipe.net.dropout,
+            drop_path=recipe.net.drop_path,
+            zero_gamma=recipe.net.zero_gamma,
+        )
+        if recipe.start:
+            begin(net, recipe.start)
+            freeze(net, recipe.start.frozen)
+        self.net = net.to(team.device)
+        if recipe.run.channels_last:
+            self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.net.sync_norms:
+            synchronised(self.net, team.processes)
+        self.teacher = open_teacher(recipe, class_names, team.device, locate=locate) if recipe.distil else None
+        self.to_input = Batch(recipe.augment, recipe.input.preprocess()).to(team.device)
+        self.label_loss = label_loss(recipe.steps)
+        decay = recipe.start.layer_decay if recipe.start else 1.0
+        self.learner = Learner(
+            net=self.net,
+            optimiser=optimiser(groups(self.net, recipe.steps, decay), recipe.steps),
+            mean=Ema(self.net, recipe.steps.ema_decay, recipe.steps.ema_steps),
+            scaler=torch.amp.GradScaler(team.device.type, enabled=recipe.run.precision == "fp16"),
+        )
+        self.forward = team.wrap(self.net)
+        if recipe.run.compile:
+            self.forward = torch.compile(self.forward)  # type: ignore[assignment]
+
+    def step(self, share: Share, number: int, lr: float) -> float:
+        """Step `number` (0, 1, ...) down the gradient of a batch; the mean loss of this process's share of it."""
+        if len(share.labels) == 0:
+            raise DatasetError(f"no picture of a whole batch can be read, such as {share.unreadable[0]}")
+        torch.manual_seed(_seed(self.recipe.run.seed, number, self.team.rank))
+        self.net.train()
+        still(self.net, self.frozen)
+        learner = self.learner
+        for group in learner.optimiser.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+        learner.optimiser.zero_grad()
+
+        loss = 0.0
+        parts = torch.arange(len(share.labels)).chunk(self.recipe.steps.accumulate)
+        for part in parts:
+            with nullcontext() if part is parts[-1] else self._alone():
+                mean = self._loss(share.pixels[part], share.labels[part], share.draws[part])
+                mean = mean * (len(part) / len(share.labels))
+                learner.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
+            loss += mean.item()
+
+        learner.scaler.unscale_(learner.optimiser)
+        clip(self.net, self.recipe.steps)
+        learner.scaler.step(learner.optimiser)
+        learner.scaler.update()
+        learner.mean.update(self.net, number + 1)
+        return loss
+
+    def _loss(self, pixels: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
+        device, recipe = self.team.device, self.recipe
+        targets = F.one_hot(labels.to(device), self.net.num_classes).float()
+        x, targets = mixed(self.to_input.train()(pixels.to(device), draws), targets, recipe.augment)
+        if recipe.run.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        reduced = recipe.run.precision != "f32"
+        with torch.autocast(device.type, _PRODUCTS[recipe.run.precision] if reduced else None, enabled=reduced):
+            logits = self.forward(x).float()
+            taught = self.teacher.logits(x) if self.teacher else None
+        if recipe.distil is None or taught is None:
+            return self.label_loss(logits, targets)
+        by_labels = self.label_loss(logits, targets) if recipe.distil.labels else None
+        return distilled(logits, taught, by_labels, recipe.distil)
+
+    def _alone(self) -> nullcontext[None]:
+        """While gradients of a part are gathered that the team does not share yet."""
+        if isinstance(self.forward, DistributedDataParallel):
+            return self.forward.no_sync()  # type: ignore[return-value]
+        return nullcontext()
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """One seed per step and process, so that a resumed run draws what it would have drawn."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])

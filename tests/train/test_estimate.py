@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anabranch.train.estimate import Estimate, Parts, Plan, Timed, device_name, estimate
+from anabranch.train.tables import Data, Input, Optimise, Recipe, Run, Source
+
+CPU = torch.device("cpu")
+
+
+def plan(*, step: int = 0, processes: int = 1, **run: object) -> Plan:
+    """Five epochs of 100 steps of 32 pictures, tested on 60."""
+    recipe = Recipe(
+        name="tiny",
+        expect="nothing",
+        arch="resnet18",
+        data=Data(train=Source(path="shown"), test=Source(path="tested")),
+        input=Input(crop_px=8, resize_px=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        optimise=Optimise(epochs=5, batch=32, lr=0.1),
+        run=Run(**run),
+    )
+    return Plan(
+        recipe=recipe,
+        params=1000,
+        macs=5000,
+        num_classes=3,
+        num_pictures=3200,
+        num_tested=60,
+        processes=processes,
+        device="the processor",
+        lr=0.1,
+        steps_per_epoch=100,
+        step=step,
+    )
+
+
+class Clocked:
+    """Parts of a run whose clock goes on by what each of them says it takes."""
+
+    def __init__(self, *, reading: float, computing: Callable[[int], float], testing: float = 0.0):
+        self.now = 0.0
+        self.reading, self.computing, self.testing = reading, computing, testing
+        self.fetched = self.stepped = 0
+
+    def fetch(self) -> str:
+        self.now += self.reading
+        self.fetched += 1
+        return "batch"
+
+    def step(self, batch: str) -> int:
+        assert batch == "batch"
+        self.now += self.computing(self.stepped)
+        self.stepped += 1
+        return 32
+
+    def test(self) -> int:
+        self.now += self.testing
+        return 20
+
+    def held(self) -> dict[str, torch.Tensor]:
+        assert self.stepped, "an optimiser has its momenta after a step"
+        return {"net": torch.zeros(100), "seen": torch.zeros(2, dtype=torch.int64)}
+
+    def estimate(self, plan: Plan, folder: Path, **settings: object) -> Estimate:
+        parts = Parts(fetch=self.fetch, step=self.step, test=self.test, held=self.held)
+        return estimate(plan, parts, folder, CPU, clock=lambda: self.now, **settings)
+
+
+def test_the_mean_has_twice_its_standard_error() -> None:
+    seconds = [1.0, 2.0, 3.0, 6.0]
+    timed = Timed.of(seconds)
+    assert timed.seconds == pytest.approx(np.mean(seconds))
+    assert timed.error == pytest.approx(2 * np.std(seconds, ddof=1) / np.sqrt(4))
+    assert timed.times == 4
+
+
+def test_reading_and_computing_are_timed_apart_and_together(tmp_path: Path) -> None:
+    found = Clocked(reading=0.25, computing=lambda step: 1.0, testing=0.5).estimate(plan(), tmp_path)
+    assert (found.reading.seconds, found.computing.seconds, found.whole.seconds) == (0.25, 1.0, 1.25)
+    assert found.epoch_seconds == 125
+    assert found.test_seconds == 1.5  # 60 pictures, 20 at once
+    assert found.run_seconds == 5 * (125 + 1.5)
+    assert not found.waits_for_pictures
+
+
+def test_a_run_whose_reading_is_slower_waits_for_pictures(tmp_path: Path) -> None:
+    assert Clocked(reading=2.0, computing=lambda step: 1.0).estimate(plan(), tmp_path).waits_for_pictures
+
+
+def test_the_first_steps_are_not_timed(tmp_path: Path) -> None:
+    found = Clocked(reading=0.0, computing=lambda step: 60.0 if step == 0 else 1.0).estimate(plan(), tmp_path)
+    assert found.whole == Timed(1.0, 0.0, found.whole.times)
+
+
+def test_batches_that_wait_ready_do_not_make_reading_look_fast(tmp_path: Path) -> None:
+    clocked = Clocked(reading=0.0, computing=lambda step: 1.0)
+    read = clocked.fetch
+
+    def fetch() -> str:  # six batches lie ready in the windows of three workers
+        clocked.now += 5.0 if clocked.fetched > 6 else 0.0
+        return read()
+
+    clocked.fetch = fetch  # type: ignore[method-assign]
+    assert clocked.estimate(plan(workers=3), tmp_path).reading.seconds == 5.0
+
+
+def test_what_is_left_of_a_run_that_goes_on_is_estimated(tmp_path: Path) -> None:
+    found = Clocked(reading=0.0, computing=lambda step: 1.0, testing=1.0).estimate(plan(step=350), tmp_path)
+    assert found.run_seconds == 150 + 2 * 3  # half an epoch and a whole one, each with its test
+
+
+def test_every_process_does_as_many_steps_as_the_team_agrees_on(tmp_path: Path) -> None:
+    fast = Clocked(reading=0.0, computing=lambda step: 0.001)
+    slow = Clocked(reading=0.0, computing=lambda step: 9.0)
+    for each in (fast, slow):
+        each.estimate(plan(processes=2), tmp_path, agreed=lambda seconds: 1.0)
+    assert fast.stepped == slow.stepped
+
+
+@pytest.mark.parametrize(("step_seconds", "times"), [(100.0, 3), (1.0, 10), (0.001, 20)])
+def test_slow_steps_are_timed_less_often(tmp_path: Path, step_seconds: float, times: int) -> None:
+    clocked = Clocked(reading=0.0, computing=lambda step: step_seconds)
+    assert clocked.estimate(plan(), tmp_path, seconds=30).whole.times == times
+
+
+def test_the_disk_is_asked_for_the_checkpoints_kept_and_one_more(tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "yet"
+    found = Clocked(reading=0.0, computing=lambda step: 1.0).estimate(plan(keep=3), folder)
+    assert found.checkpoint_bytes == 100 * 4 + 2 * 8
+    assert found.disk_bytes == 4 * found.checkpoint_bytes + 4 * 1000
+    assert found.free_bytes == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    assert found.has_room
+    assert not folder.exists()
+
+
+def test_the_peak_of_memory_counts_what_has_been_given_back(tmp_path: Path) -> None:
+    before = Clocked(reading=0.0, computing=lambda step: 1.0).estimate(plan(), tmp_path).memory_bytes
+    np.ones(before // 8)  # as much again
+    after = Clocked(reading=0.0, computing=lambda step: 1.0).estimate(plan(), tmp_path).memory_bytes
+    assert after > 1.5 * before
+
+
+def test_a_plan_counts_steps_and_pictures() -> None:
+    assert plan(processes=2).steps == 500
+    assert plan(processes=2).pictures_per_process == 16
+
+
+def test_the_processor_is_named_with_its_threads() -> None:
+    assert str(torch.get_num_threads()) in device_name(CPU)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anabranch.images.labelled import open_labelled
+from anabranch.verbs.shards import run
+
+pytest.importorskip("webdataset")
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (tmp_path / "set" / "train" / name).mkdir(parents=True)
+        for at in range(3):
+            picture = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+            picture.save(tmp_path / "set" / "train" / name / f"{at}.bmp")
+    return tmp_path / "set"
+
+
+def test_a_set_becomes_shards_and_a_person_is_told_how_many(classes, tmp_path, capsys):
+    status = run(str(classes), out=str(tmp_path / "out"), split="train", labels=None, max_mb=1, seed=0, json=False)
+    told = capsys.readouterr().out
+    assert status == 0
+    assert f"{tmp_path / 'out'}: 6 pictures in 1 shards, 0.1 MB" in told
+    assert "2 classes, their names in classes.json" in told
+    assert len(open_labelled(tmp_path / "out")) == 6
+
+
+def test_machines_get_the_names_of_the_shards(classes, tmp_path, capsys):
+    run(str(classes), out=str(tmp_path / "out"), split="train", labels=None, max_mb=1, seed=3, json=True)
+    said = json.loads(capsys.readouterr().out)
+    size_bytes = (tmp_path / "out" / "000000.tar").stat().st_size
+    assert said == {
+        "folder": str(tmp_path / "out"),
+        "shards": ["000000.tar"],
+        "size_bytes": size_bytes,
+        "seed": 3,
+        "pictures": 6,
+        "classes": 2,
+    }
+
+
+def test_a_set_that_does_not_name_its_classes_is_told_where_names_go(classes, tmp_path, capsys):
+    (classes / "list.txt").write_text("train/ant/0.bmp 4\n")
+    run(str(classes / "list.txt"), out=str(tmp_path / "out"), split=None, labels=None, max_mb=1, seed=0, json=False)
+    assert "put their names into classes.json" in capsys.readouterr().out
+    assert open_labelled(tmp_path / "out").labels.tolist() == [4]
