@@ -165,7 +165,7 @@ def estimate(
         reading=reading,
         computing=computing,
         test_seconds=tested.seconds * plan.num_tested / tested_at_once,
-        memory_bytes=_peak_bytes(device),
+        memory_bytes=peak_bytes(device),
         device_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
         checkpoint_bytes=checkpoint_bytes,
         disk_bytes=(wanted.keep + 1) * checkpoint_bytes + models * model_bytes,  # one is written beside those kept
@@ -180,7 +180,7 @@ def device_name(device: torch.device) -> str:
     return f"the processor, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def _peak_bytes(device: torch.device) -> int | None:
+def peak_bytes(device: torch.device) -> int | None:
     """The most memory that this process has had: of a GPU what tensors took, of the processor what was resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
