@@ -62,7 +62,7 @@ def checkpoint(name: str) -> Checkpoint:
         if find_spec(module) is None:
             need(module, extra="torch")  # said before a long download
     fetched = bring(weights)
-    if fetched.verified.startswith("not verified"):
+    if not fetched.is_verified:
         print(f"warning: {weights.name}: {fetched.path} is {fetched.verified}", file=sys.stderr)
     return Checkpoint(fetched.path, fetched.sha256, weights.name)
 
