@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from anabranch.errors import RecipeError, UsageError, need
+from anabranch.train.freed import keep_freed_memory
 
 
 class Team:
@@ -33,6 +34,8 @@ class Team:
     def __enter__(self) -> Team:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+        else:
+            keep_freed_memory()
         if self.processes > 1:
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         return self

@@ -1,0 +1,23 @@
+"""Memory that one step frees, kept for the next one."""
+
+from __future__ import annotations
+
+import ctypes
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = (
+    -1,
+    -3,
+)  # source: malloc.h of the GNU C library, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+_NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> None:
+    """Have the GNU C library give nothing back to the system; under any other one, do nothing.
+
+    It would give back each large tensor, and the next step would have the pages faulted in and cleared anew.
+    Source: https://man7.org/linux/man-pages/man3/mallopt.3.html
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(_MMAP_THRESHOLD, _NEVER)
+        libc.mallopt(_TRIM_THRESHOLD, _NEVER)
