@@ -2,10 +2,11 @@
 
     python benchmarks/large.py NAME [PX] [RESULTS.jsonl]
 
-One process builds the net with fresh weights and packs it for every engine; then one process for each engine
-classifies one picture. The peak of a step is Linux's VmHWM, set back after the step before it: all memory that is
-resident at one time, files mapped into it counted too. Wants Linux, and room for twice the weights where temporary
-files lie (TMPDIR).
+One process builds the net with fresh weights and packs it for every engine at PX; then one process for each engine
+classifies one picture. Another one writes such a net to a file as timm does, and one process for each verb identifies,
+converts and exports that file, at the size of published weights. The peak of a step is Linux's VmHWM, set back after
+the step before it: all memory that is resident at one time, files mapped into it counted too. Wants Linux, and room
+for four times the weights where temporary files lie (TMPDIR).
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from anabranch.catalogue.find import weights_of
 from anabranch.record import record
+
+if TYPE_CHECKING:
+    from anabranch.nets.net import Net
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "src/anabranch/builtin/samples/trouser.png"
@@ -72,10 +78,9 @@ def _peak_bytes() -> int:
 
 def build_and_pack(name: str, size_px: int, folder: str) -> dict[str, Any]:
     steps = Steps()
-    import torch
+    import torch  # noqa: F401  (a step of its own)
 
     from anabranch.images.preprocess import Preprocess
-    from anabranch.nets.net import build
     from anabranch.pack import pack
 
     steps.end_with("anabranch.export.write", "write_onnx", lambda *_: "fold, write ONNX")
@@ -84,11 +89,7 @@ def build_and_pack(name: str, size_px: int, folder: str) -> dict[str, Any]:
     steps.end_before("anabranch.pack", "open_model", "let go of the net or of an engine")
     steps.end_with("anabranch.pack", "agreement", lambda predictor, *_: f"agreement, {predictor.engine}")
     steps.end("import torch")
-    torch.manual_seed(0)
-    net = build(name).eval()
-    for part in net.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):  # folded, a new one gives biases of zeros, which are left out
-            torch.nn.init.normal_(part.bias, std=0.1)
+    net = fresh(name)
     weights_bytes = sum(tensor.nbytes for tensor in net.parameters())
     steps.end("build")
     card = pack(
@@ -105,17 +106,41 @@ def build_and_pack(name: str, size_px: int, folder: str) -> dict[str, Any]:
     return {"weights_bytes": weights_bytes, "steps": steps.done, "agreement": relative}
 
 
-def classify(folder: str, engine: str) -> dict[str, Any]:
+def fresh(name: str) -> Net:
+    import torch
+
+    from anabranch.nets.net import build
+
+    torch.manual_seed(0)
+    net = build(name).eval()
+    for part in net.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):  # folded, a new one gives biases of zeros, which are left out
+            torch.nn.init.normal_(part.bias, std=0.1)
+    return net
+
+
+def write(name: str, file: str) -> dict[str, Any]:
+    import torch
+
+    from anabranch.nets.dialects import dialect
+    from anabranch.nets.spelling import to_theirs
+
+    net = fresh(name)
+    torch.save(to_theirs(net.arch, net.state_dict(), dialect("timm")), file)
+    return {}
+
+
+def verb(label: str, *words: str) -> dict[str, Any]:
     steps = Steps()
     from anabranch.cli import main
 
-    sys.argv = ["anabranch", "classify", str(SAMPLE), "-m", folder, "--engine", engine]
+    sys.argv = ["anabranch", *words]
     try:
         main()
     except SystemExit as ended:
         if ended.code:
             raise
-    steps.end(f"classify one picture, {engine}")
+    steps.end(label)
     return {"steps": steps.done}
 
 
@@ -126,13 +151,34 @@ def in_a_process_of_its_own(*call: str) -> dict[str, Any]:
     return answer
 
 
+def from_a_file(name: str, scratch: Path) -> dict[str, Any]:
+    """The steps of each verb that reads a checkpoint."""
+    file, steps = str(scratch / "timm.pth"), {}
+    in_a_process_of_its_own("write", name, file)
+    verbs = {
+        "identify FILE": ("identify", file),
+        "convert FILE to .safetensors": ("convert", file, "-o", str(scratch / "out.safetensors"), "--to", "timm"),
+        "convert FILE to .pth": ("convert", file, "-o", str(scratch / "out.pth"), "--to", "mmpretrain"),
+        "convert FILE to .pdparams": ("convert", file, "-o", str(scratch / "out.pdparams"), "--to", "paddleclas"),
+        "export FILE": ("export", file, "-o", str(scratch / "exported"), "--like", weights_of(name)[0].name),
+    }
+    for label, words in verbs.items():
+        steps |= in_a_process_of_its_own("verb", label, *words)["steps"]
+        for written in scratch.glob("out.*"):
+            written.unlink()
+    return steps
+
+
 def measure(name: str, size_px: int, results: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = str(Path(scratch) / "artefact")
         packed = in_a_process_of_its_own("build-and-pack", name, str(size_px), folder)
         steps, weights_bytes = packed["steps"], packed["weights_bytes"]
         for engine in ENGINES:
-            steps |= in_a_process_of_its_own("classify", folder, engine)["steps"]
+            words = ("classify", str(SAMPLE), "-m", folder, "--engine", engine)
+            steps |= in_a_process_of_its_own("verb", f"classify one picture, {engine}", *words)["steps"]
+        shutil.rmtree(folder)
+        steps |= from_a_file(name, Path(scratch))
     for step in steps.values():
         step["of_weights"] = round(step["peak_bytes"] / weights_bytes, 3)
     print(f"{name} at {size_px} px: weights of {weights_bytes / 1e6:,.0f} MB")
@@ -151,8 +197,10 @@ def main() -> None:
     match sys.argv[1:]:
         case ["build-and-pack", name, size_px, folder]:
             print(json.dumps(build_and_pack(name, int(size_px), folder)))
-        case ["classify", folder, engine]:
-            print(json.dumps(classify(folder, engine)))
+        case ["write", name, file]:
+            print(json.dumps(write(name, file)))
+        case ["verb", label, *words]:
+            print(json.dumps(verb(label, *words)))
         case [name, *rest] if len(rest) <= 2:
             measure(name, int(rest[0]) if rest else 224, Path(rest[1]) if len(rest) > 1 else None)
         case _:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from anabranch.arch import ARCHITECTURES, Arch, Quirk, arch, arch_from_json, arch_to_json
+from anabranch.arch import ARCHITECTURES, Arch, Quirk, arch, arch_from_json, arch_to_json, name_of
 from anabranch.errors import ArchError, UnknownName
 
 GRAMMAR = re.compile(
@@ -81,6 +81,11 @@ def test_the_number_in_a_name_counts_its_layers(name: str) -> None:
 
 def test_no_two_names_mean_the_same_net() -> None:
     assert len(set(ARCHITECTURES.values())) == len(ARCHITECTURES)
+
+
+def test_a_row_is_known_by_its_name_and_a_spec_of_ones_own_has_none() -> None:
+    assert name_of(arch("resnext50_32x4d")) == "resnext50_32x4d"
+    assert name_of(Arch(depths=(1,))) is None
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_three() -> None:

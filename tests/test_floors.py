@@ -13,7 +13,7 @@ import pytest
 import anabranch
 
 HOUSE = Path(anabranch.__file__).parent
-GROUND = "version errors arch screen"
+GROUND = "version errors arch screen disk"
 FIRST = f"{GROUND} images catalogue"
 BETWEEN = f"{FIRST} cache fetch engines card artefact"
 # Each module or package -> what it may import of the others. A new one must be entered here.
@@ -23,6 +23,7 @@ DOORS = {
     "errors": "",
     "arch": "errors",
     "screen": "errors",
+    "disk": "errors",
     # 1
     "images": GROUND,
     "catalogue": GROUND,

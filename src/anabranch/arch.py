@@ -316,6 +316,11 @@ def arch(name: str) -> Arch:
         ) from None
 
 
+def name_of(spec: Arch) -> str | None:
+    """The canonical name of this row; None for a spec of one's own."""
+    return next((name for name, row in ARCHITECTURES.items() if row == spec), None)
+
+
 # ---- A spec as plain data: in recipes, on cards, in checkpoints ----------------------------------------------------
 
 

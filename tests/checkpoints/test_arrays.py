@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from anabranch.checkpoints.arrays import ARRAYS, NUMBERS, Array
-from anabranch.checkpoints.pickled import Machine, Source, Unreadable
+from anabranch.checkpoints.pickled import Machine
+from anabranch.checkpoints.steps import Source, Unreadable
 
 ALLOWED = {**NUMBERS, **ARRAYS}
 RECONSTRUCT = np.zeros(1).__reduce__()[0]

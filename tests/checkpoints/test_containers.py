@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from anabranch.checkpoints.containers import innermost, without_prefixes
-from anabranch.checkpoints.pickled import Unreadable
+from anabranch.checkpoints.steps import Unreadable
 
 WEIGHTS = {"conv1.weight": 1, "bn1.bias": 2}
 MEAN = {"conv1.weight": 3, "bn1.bias": 4}

@@ -4,6 +4,7 @@ import pickle
 import pickletools
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -106,6 +107,16 @@ def test_a_file_of_ours_becomes_another_zoos_whole(tmp_path, own, spelled):
     same(pickle.loads((tmp_path / "out.pdparams").read_bytes()), spelled("seresnet18d_paddle", "paddleclas"))
 
 
+def test_a_paddle_file_is_written_a_tensor_at_a_time(tmp_path, own, spelled):
+    tracemalloc.start()
+    try:
+        convert(own, tmp_path / "out.pdparams", to="paddleclas")
+        held_bytes = tracemalloc.get_traced_memory()[1]  # by Python: torch's own memory is not among it
+    finally:
+        tracemalloc.stop()
+    assert held_bytes < sum(tensor.nbytes for tensor in spelled("seresnet18d_paddle", "paddleclas").values()) / 2
+
+
 @pytest.mark.parametrize("asked", [{"architecture": "resnet18d"}, {"architecture": "resnet34"}, {"told": "paddleclas"}])
 def test_a_file_of_ours_loses_nothing_by_being_called_something_else(tmp_path, own, asked):
     with pytest.raises(WeightsMismatch, match="is seresnet18d_paddle as anabranch spells it, and .* was asked for"):
@@ -148,6 +159,17 @@ def test_tensors_in_one_anothers_memory_are_written_each_by_itself(tmp_path, spe
     torch.save(tied, tmp_path / "tied.pth")
     convert(tmp_path / "tied.pth", tmp_path / "out.safetensors", to="timm")
     same(load_file(tmp_path / "out.safetensors"), tied)
+
+
+def test_of_a_tensor_that_is_part_of_a_large_one_only_that_part_is_written(tmp_path, spelled):
+    wanted = spelled("resnet18", "timm")
+    large = torch.zeros(5_000_000)
+    large[: 64 * 3 * 7 * 7] = wanted["conv1.weight"].reshape(-1)
+    part = large[: 64 * 3 * 7 * 7].view(64, 3, 7, 7)
+    torch.save({**wanted, "conv1.weight": part}, tmp_path / "parts.pth")
+    convert(tmp_path / "parts.pth", tmp_path / "out.pth", to="timm")
+    same(torch.load(tmp_path / "out.pth"), wanted)
+    assert (tmp_path / "out.pth").stat().st_size < 1.01 * sum(tensor.nbytes for tensor in wanted.values())
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from anabranch.checkpoints import pickled
-from anabranch.checkpoints.pickled import Call, Machine, Source, Stated, Unreadable, by_name
+from anabranch.checkpoints.pickled import Call, Machine, Stated, by_name
+from anabranch.checkpoints.steps import Source, Text, Unreadable
 
 PROTOCOLS = (2, 3, 4, 5)
 ORDERED = {"collections.OrderedDict": Call(lambda pairs=(): by_name(pairs))}
 PLAIN = {
     "text": "weight",
     "long": "x" * 300,
-    "many": "é" * 100_000,
+    "many": "é" * 30_000,
     "numbers": [0, 255, 65536, -1, 1 << 200, 1.5],
     "nothing": None,
     "said": (True, False),
@@ -56,6 +57,15 @@ def test_long_bytes_are_a_view_of_the_file_and_no_copy(protocol: int) -> None:
     result = run(data)
     assert isinstance(result, memoryview)
     assert result.obj is data
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_long_text_is_a_view_of_the_file_and_no_copy(protocol: int) -> None:
+    data = pickle.dumps("é" * 40_000, protocol)
+    result = run(data)
+    assert isinstance(result, Text)
+    assert result.utf8.obj is data
+    assert bytes(result.utf8).decode() == "é" * 40_000
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

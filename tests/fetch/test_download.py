@@ -8,7 +8,7 @@ from collections import namedtuple
 
 import pytest
 
-from anabranch.fetch import FetchError, Patience, fetch, part
+from anabranch.fetch import FetchError, Patience, fetch
 
 CHANGED = "Sun, 22 Nov 2026 10:00:00 GMT"
 REPLACED = random.Random(2).randbytes(1 << 16)
@@ -163,7 +163,7 @@ def test_a_file_that_nothing_marks_is_never_patched_together(server, get, payloa
 
 def test_a_disk_without_room_is_told_before_anything_is_written(server, get, cache, monkeypatch) -> None:
     free = Usage(1_000_000, 900_001, 99_999)
-    monkeypatch.setattr(part.shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: free)
     with pytest.raises(FetchError, match="room for 99,999 bytes, and 200,000 are wanted.*ANABRANCH_CACHE"):
         get(server.url())
     assert all(path.stat().st_size < 1000 for path in cache.rglob("*") if path.is_file())
@@ -176,7 +176,7 @@ def test_a_body_without_an_end_leaves_room_on_the_disk_and_nothing_behind(server
             asked.wfile.write(b"%x\r\n%b\r\n" % (len(REPLACED), REPLACED))
 
     left = iter(range(300_000_000, 0, -10_000_000))
-    monkeypatch.setattr(part.shutil, "disk_usage", lambda folder: Usage(1 << 40, 0, next(left)))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: Usage(1 << 40, 0, next(left)))
     server.answers = [endless]
     with pytest.raises(FetchError, match="has room for 260,000,000 bytes, and 268,435,456 are wanted"):
         get(server.url(), sha256="0" * 8)

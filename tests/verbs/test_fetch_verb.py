@@ -129,11 +129,21 @@ def test_a_damaged_file_is_found_with_verify(anabranch) -> None:
     assert path.read_bytes() == ONE.encode()
 
 
-def test_verify_says_aloud_that_nothing_vouches_for_a_file(anabranch) -> None:
-    anabranch("fetch", LONE)
-    done = anabranch("fetch", LONE, "--verify")
-    assert done.err.startswith(f"warning: {LONE}: nobody states its hash, so that nothing vouches for it; ")
-    assert anabranch("fetch", ONE, "--verify").err == ""
+def test_what_nobody_vouches_for_cannot_be_verified_and_the_others_are(anabranch) -> None:
+    assert anabranch("fetch", LONE).status == 0
+    done = anabranch("fetch", LONE, ONE, "--verify")
+    assert done.status == 1
+    assert done.err.startswith(
+        f"error: {LONE}: cannot be verified, for nobody states its hash; it is as it was kept on "
+    )
+    assert done.err.endswith(
+        f"compare its SHA-256, {hashlib.sha256(LONE.encode()).hexdigest()}, with one that you trust\n"
+    )
+    assert [line for line in done.out.splitlines() if not line.startswith(" ")] == [LONE, ONE]
+    assert "error" not in json.loads(anabranch("fetch", ONE, "--verify", "--json").out)[0]
+    [row] = json.loads(anabranch("fetch", LONE, "--verify", "--json").out)
+    assert Path(row["path"]).read_bytes() == LONE.encode()
+    assert row["error"].startswith("cannot be verified")
 
 
 def test_another_attempt_is_told_in_a_line(anabranch, monkeypatch) -> None:

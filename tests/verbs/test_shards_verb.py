@@ -28,7 +28,7 @@ def test_a_set_becomes_shards_and_a_person_is_told_how_many(classes, tmp_path, c
     status = run(str(classes), out=str(tmp_path / "out"), split="train", labels=None, max_mb=1, seed=0, json=False)
     told = capsys.readouterr().out
     assert status == 0
-    assert f"{tmp_path / 'out'}: 6 pictures in 1 shards, 0.1 MB" in told
+    assert f"{tmp_path / 'out'}: 6 pictures in 1 shard, 0.1 MB" in told
     assert "2 classes, their names in classes.json" in told
     assert len(open_labelled(tmp_path / "out")) == 6
 

@@ -7,18 +7,21 @@ that the file does not fill.
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anabranch.checkpoints.pickled import Call, Stated, Unreadable
+from anabranch.checkpoints.pickled import Call, Stated
+from anabranch.checkpoints.steps import Text, Unreadable
 from anabranch.errors import shown
 
 _MAX_DIMENSIONS = 32
-_LONG = 1 << 16  # so many characters are worth not to be held twice
+_PIECE_BYTES = 1 << 20  # of text, turned back at a time
 KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 _STATES = ((3, "<", None, None, None, -1, -1, 0), (3, "|", None, None, None, -1, -1, 0))  # of dtypes in `KINDS`
 
@@ -40,19 +43,20 @@ class Kind(Stated):
             raise ValueError(len(state))
 
 
+@dataclass(frozen=True, slots=True)
 class Spelt:
-    """Stands for many bytes that protocol 2 spelt as text: a character for each of them."""
+    """Stands for many bytes that protocol 2 spelt as text: a character for each of them, which takes a byte or two."""
 
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __len__(self) -> int:
-        return len(self._text)
+    utf8: memoryview
 
     def bytes(self) -> bytearray:
+        result = bytearray()
+        pieces = (bytes(self.utf8[at : at + _PIECE_BYTES]) for at in range(0, len(self.utf8), _PIECE_BYTES))
         try:
-            return bytearray(self._text, "latin1")
-        except UnicodeEncodeError:
+            for text in codecs.iterdecode(pieces, "utf-8"):
+                result += text.encode("latin1")
+            return result
+        except UnicodeError:
             raise Unreadable(
                 "is damaged or forged: it spells bytes in text that spells none; take another copy"
             ) from None
@@ -95,34 +99,40 @@ class Array(Stated):
 
 
 class _Unspelt:
-    """An array whose values are still text: half as much memory as both take."""
+    """An array whose values still lie in the file as text."""
 
     def __init__(self, data: Spelt, kind: Any, shape: Any, *, is_fortran: bool) -> None:
         self._data, self._kind, self._shape, self._is_fortran = data, kind, shape, is_fortran
-        self.nbytes = _num_bytes(len(data), kind, shape)
+        self.nbytes = _num_bytes(kind, shape)
+        if not self.nbytes <= len(data.utf8) <= 2 * self.nbytes:
+            raise _misfit(self.nbytes, len(data.utf8), shape)
         self.dtype: np.dtype[Any] = kind.dtype
 
     def array(self) -> NDArray[Any]:
         return _array(self._data.bytes(), self._kind, self._shape, is_fortran=self._is_fortran)
 
 
-def _num_bytes(given: int, kind: Any, shape: Any) -> int:
-    """How many bytes an array of this shape takes. Raises Unreadable where that is not as many as are given."""
+def _num_bytes(kind: Any, shape: Any) -> int:
+    """How many bytes an array of this shape takes."""
     if not isinstance(kind, Kind) or type(shape) is not tuple or len(shape) > _MAX_DIMENSIONS:
         raise TypeError(type(shape))
     if any(type(length) is not int or not 0 <= length < 1 << 63 for length in shape):
         raise ValueError("not a shape")
-    wanted = math.prod(shape) * kind.dtype.itemsize
-    if given != wanted:
-        raise Unreadable(
-            f"is damaged or forged: an array of shape {str(shape)[:60]} takes {wanted} bytes and the file gives it "
-            f"{given}; take another copy"
-        )
-    return wanted
+    return math.prod(shape) * int(kind.dtype.itemsize)
+
+
+def _misfit(wanted: int, given: int, shape: Any) -> Unreadable:
+    return Unreadable(
+        f"is damaged or forged: an array of shape {str(shape)[:60]} takes {wanted} bytes and the file gives it "
+        f"{given}; take another copy"
+    )
 
 
 def _array(data: Any, kind: Any, shape: Any, *, is_fortran: bool = False) -> NDArray[Any]:
-    wanted = _num_bytes(len(data) if isinstance(data, bytes | bytearray | memoryview) else 0, kind, shape)
+    wanted = _num_bytes(kind, shape)
+    given = len(data) if isinstance(data, bytes | bytearray | memoryview) else 0
+    if given != wanted:
+        raise _misfit(wanted, given, shape)
     flat = np.frombuffer(data, kind.dtype) if wanted else np.empty(0, kind.dtype)
     return flat.reshape(shape, order="F" if is_fortran else "C")
 
@@ -145,9 +155,9 @@ def _number(kind: Any, data: Any) -> object:
 
 def _encoded(text: Any, codec: Any) -> Spelt | bytes:
     """How protocol 2 spells bytes. No other codec: some double what they are given, each time that they are asked."""
-    if type(text) is not str or codec != "latin1":
+    if not isinstance(text, str | Text) or codec != "latin1":
         raise ValueError("not how bytes are spelt")
-    return Spelt(text) if len(text) > _LONG else text.encode("latin1")
+    return Spelt(text.utf8) if isinstance(text, Text) else text.encode("latin1")
 
 
 def _no_bytes() -> bytes:

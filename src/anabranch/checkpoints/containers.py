@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anabranch.checkpoints.pickled import Unreadable
+from anabranch.checkpoints.steps import Unreadable
 
 _PLAIN = ("state_dict", "model", "model_state_dict", "params")
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")

@@ -108,15 +108,23 @@ def _write_safetensors(theirs: Mapping[str, Tensor], path: Path) -> None:
 
 def _write_torch(theirs: Mapping[str, Tensor], path: Path) -> None:
     try:
-        torch.save({name: tensor.contiguous() for name, tensor in theirs.items()}, path)
+        torch.save({name: _in_its_own_storage(tensor) for name, tensor in theirs.items()}, path)
     except RuntimeError as error:  # what its writer makes of a full disk
         raise OSError(shown(str(error).partition("\n")[0])) from None
+
+
+def _in_its_own_storage(tensor: Tensor) -> Tensor:
+    """Contiguous, and no part of a larger storage, of which torch would write the whole."""
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def _write_paddle(theirs: Mapping[str, Tensor], path: Path) -> None:
     """As `paddle.save` writes a state dict: a pickle of arrays by name."""
     with path.open("wb") as file:
-        _ForAnyNumpy(file, protocol=4).dump({name: tensor.contiguous().numpy() for name, tensor in theirs.items()})
+        pickler = _ForAnyNumpy(file, protocol=4)
+        pickler.fast = True  # without a memo, which would keep a copy of every array to the end
+        pickler.dump({name: tensor.contiguous().numpy() for name, tensor in theirs.items()})
 
 
 _Pickler: Any = pickle._Pickler  # the one in C lets nobody choose a name

@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from anabranch.checkpoints.arrays import ARRAYS, NUMBERS, Array
-from anabranch.checkpoints.pickled import Call, Machine, Source, Unreadable, by_name
+from anabranch.checkpoints.pickled import Call, Machine, by_name
+from anabranch.checkpoints.steps import Source, Unreadable
 from anabranch.errors import shown
 
 _VARIABLES = "StructuredToParameterName@@"

@@ -3,24 +3,22 @@
 Python's own unpickler calls what a file names, sets attributes on what it called, keeps as many places as the largest
 index the file mentions, and takes memory for a length before it has looked whether the file is as long. `Machine`
 takes only the steps that tensors by name need. A name stands for what its table of stand-ins says, and for nothing
-else; a length beyond the file's end is damage; arrays are views of the file; nesting of any depth costs no recursion.
+else; what is long is a view of the file; nesting of any depth costs no recursion.
 
-Source: the format as `pickletools` describes it; PEP 307, PEP 3154, PEP 574.
+Source: PEP 307, PEP 3154, PEP 574.
 """
 
 from __future__ import annotations
 
-import pickletools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from anabranch.checkpoints.steps import Source, Unreadable, steps
 from anabranch.errors import shown
 
 # A training checkpoint of the family's largest net, its mean and its optimiser's state take about 100 thousand.
 MAX_STEPS = 1_000_000
-_COPIED_BYTES = 1 << 16  # shorter than this is cheaper to copy than to look at in place
-_LINE_BYTES = 4096
 _VALUES = {
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING"),
@@ -38,41 +36,6 @@ _TELLING = (
     ("torch.storage._load_from_bytes", "its tensors were pickled by hand; save them with torch.save"),
     ("builtins.eval", "it wants code to be run; save the tensors alone"),
 )
-
-
-class Unreadable(Exception):
-    """Why a file cannot be read, and what to do, as a sentence about the file without its name."""
-
-
-class Source:
-    """Bytes read in order. A length beyond their end is refused before memory is taken for it."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-        self._at = 0
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def read(self, count: int) -> bytes | memoryview:
-        end = self._at + count
-        if end > len(self._data):
-            raise Unreadable(
-                f"ends in the middle: {count} bytes are said to follow byte {self._at}, and "
-                f"{len(self._data) - self._at} do; it was cut short or damaged, take another copy"
-            )
-        part = self._data[self._at : end]
-        self._at = end
-        return bytes(part) if count < _COPIED_BYTES else part
-
-    def readline(self) -> bytes:
-        part = bytes(self._data[self._at : self._at + _LINE_BYTES])
-        line = part[: part.find(b"\n") + 1]  # empty where no line ends, which `pickletools` complains of
-        self._at += len(line)
-        return line
-
-    def tell(self) -> int:
-        return self._at
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +99,15 @@ class Machine:
         return result
 
     def _run(self) -> Any:
-        for opcode, argument, _ in pickletools.genops(self._source):  # type: ignore[arg-type]  # no more than we have
+        for step, argument in steps(self._source):
             self._count(1)
-            if opcode.name == "STOP":
-                return self._stack.pop()
-            if opcode.name in _VALUES:
+            if step in _VALUES:
                 self._stack.append(argument)
-            elif opcode.name in _CONSTANTS:
-                self._stack.append(_CONSTANTS[opcode.name])
+            elif step in _CONSTANTS:
+                self._stack.append(_CONSTANTS[step])
             else:
-                self._step(opcode.name, argument)
-        raise AssertionError("pickletools ends at STOP")
+                self._step(step, argument)
+        return self._stack.pop()
 
     def _count(self, steps: int) -> None:
         self._steps += steps

@@ -14,7 +14,7 @@ from torch import Tensor
 from anabranch.checkpoints.containers import innermost, without_prefixes
 from anabranch.checkpoints.mapped import Archive, mapped
 from anabranch.checkpoints.paddle_file import read_paddle, tensors
-from anabranch.checkpoints.pickled import Unreadable
+from anabranch.checkpoints.steps import Unreadable
 from anabranch.checkpoints.torch_file import MAGIC, read_torch_legacy, read_torch_zip
 from anabranch.errors import CheckpointError, need, shown
 from anabranch.nets.store import KEY, read_tensors

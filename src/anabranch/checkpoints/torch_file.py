@@ -25,7 +25,8 @@ import torch
 
 from anabranch.checkpoints.arrays import KINDS, NUMBERS
 from anabranch.checkpoints.mapped import Archive
-from anabranch.checkpoints.pickled import Call, Machine, Source, Stated, Unreadable, by_name
+from anabranch.checkpoints.pickled import Call, Machine, Stated, by_name
+from anabranch.checkpoints.steps import Source, Unreadable
 from anabranch.errors import shown
 
 MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # with which the pickles of torch before 1.6 begin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from anabranch.artefact import described
 from anabranch.card import Graph
+from anabranch.disk import want_room
 from anabranch.errors import ExportError, UsageError, nearest
 from anabranch.export.graph import PixelsToLogits
 from anabranch.export.onnx import write_onnx
@@ -33,7 +33,8 @@ def write_graphs(
     """
     formats = known_formats(formats, stored)
     _check(net)
-    _want_room(net, folder)
+    weights_bytes = sum(tensor.nbytes for tensor in net.state_dict().values())  # in an ONNX file and one made of it
+    want_room(folder.parent, 2 * weights_bytes, error=ExportError, otherwise="choose another place")
     graph = PixelsToLogits(net, preprocess)
     files: dict[str, Graph] = {}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".graphs.") as scratch:
@@ -74,17 +75,6 @@ def known_formats(formats: Iterable[str], stored: str) -> tuple[str, ...]:
     if stored != "f32" and "openvino" not in asked:
         raise UsageError(f"stored = {stored!r} is for OpenVINO's files; ask for the format openvino too, or for f32")
     return asked
-
-
-def _want_room(net: Net, folder: Path) -> None:
-    """Raises ExportError unless the ONNX file and one made of it have room."""
-    wanted = 2 * sum(tensor.nbytes for tensor in net.state_dict().values())
-    free = shutil.disk_usage(folder).free
-    if wanted > free:
-        raise ExportError(
-            f"{folder.parent} has room for {free:,} bytes, and an export of this net writes up to {wanted:,}; "
-            "make room, or choose another place"
-        )
 
 
 def _check(net: Net) -> None:

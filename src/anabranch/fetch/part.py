@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from anabranch import disk
 from anabranch.errors import FetchError
 
 
@@ -61,12 +61,7 @@ def size_of(path: Path) -> int:
 
 def want_room(folder: Path, size_bytes: int) -> None:
     """Raises FetchError unless so many bytes are free."""
-    free = shutil.disk_usage(folder).free
-    if size_bytes > free:
-        raise FetchError(
-            f"{folder} has room for {free:,} bytes, and {size_bytes:,} are wanted; "
-            "make room, or let ANABRANCH_CACHE name a folder on another disk"
-        )
+    disk.want_room(folder, size_bytes, error=FetchError, otherwise="let ANABRANCH_CACHE name a folder on another disk")
 
 
 def _beside(part: Path) -> Path:

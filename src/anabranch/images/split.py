@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from anabranch.errors import DatasetError, UsageError, shown
 from anabranch.images.labelled import Labelled, LabelledFiles
 from anabranch.images.lists import CLASSES_FILE, classes_text
-from anabranch.images.shards import new_folder
+from anabranch.images.staging import new_folder
 
 
 def split(

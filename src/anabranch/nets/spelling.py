@@ -9,7 +9,7 @@ from enum import Enum, auto
 import torch
 from torch import Tensor
 
-from anabranch.arch import ARCHITECTURES, Arch
+from anabranch.arch import Arch, name_of
 from anabranch.errors import WeightsMismatch, shown
 from anabranch.nets.dialects import Dialect, Table
 from anabranch.nets.net import Net
@@ -212,5 +212,4 @@ def _few(names: Sequence[str], what: str) -> str:
 
 def describe(arch: Arch) -> str:
     """Its name, or in words where it has none."""
-    named = next((name for name, row in ARCHITECTURES.items() if row == arch), None)
-    return named or f"a {arch.block} net of depths {list(arch.depths)}"
+    return name_of(arch) or f"a {arch.block} net of depths {list(arch.depths)}"

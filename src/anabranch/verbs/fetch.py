@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(names: Sequence[str], *, verify: bool, json: bool) -> int:
-    """Print where each file lies and return the exit status: 1 where one could not be had."""
+    """Print where each file lies and return the exit status: 1 where one could not be had, or verified as was asked."""
     wanted = {weights.name: weights for weights in map(meant, names)}  # each once
     rows: list[dict[str, Any]] = []
     status = 0
@@ -30,13 +30,12 @@ def run(names: Sequence[str], *, verify: bool, json: bool) -> int:
             rows.append({"name": weights.name, "error": str(error)})
             status = 1
             continue
+        row = _as_json(weights, fetched)
+        rows.append(row)
         if verify and not fetched.is_verified:
-            print(
-                f"warning: {weights.name}: nobody states its hash, so that nothing vouches for it; "
-                f"it is the file that was kept on {fetched.date[:10]}",
-                file=sys.stderr,
-            )
-        rows.append(_as_json(weights, fetched))
+            row["error"] = _unverified(fetched)
+            print(f"error: {weights.name}: {row['error']}", file=sys.stderr)
+            status = 1
         if not json:
             print(f"{bold(weights.name)}\n  {fetched.path}\n  {fetched.size_bytes:,} bytes; {fetched.verified}")
     if json:
@@ -101,6 +100,13 @@ def _columns() -> list[ProgressColumn]:
         TransferSpeedColumn(table_column=whole),
         TimeRemainingColumn(table_column=whole),
     ]
+
+
+def _unverified(fetched: Fetched) -> str:
+    return (
+        f"cannot be verified, for nobody states its hash; it is as it was kept on {fetched.date[:10]}; "
+        f"compare its SHA-256, {fetched.sha256}, with one that you trust"
+    )
 
 
 def _tell(name: str, progress: Progress) -> None:

@@ -22,7 +22,8 @@ def run(data: str, *, out: str, split: str | None, labels: str | None, max_mb: i
         told = {"folder": out, "shards": [shard.name for shard in shards], "size_bytes": size_bytes, "seed": seed}
         print_json({**told, "pictures": len(pictures), "classes": classes})
         return 0
-    print(f"{out}: {len(pictures)} pictures in {len(shards)} shards, {size_bytes / 1e6:.1f} MB")
+    count = "1 shard" if len(shards) == 1 else f"{len(shards)} shards"
+    print(f"{out}: {len(pictures)} pictures in {count}, {size_bytes / 1e6:.1f} MB")
     if classes is None:
         print("  the set does not name its classes; put their names into classes.json, an array of strings")
     else:
