@@ -7,7 +7,7 @@ import pytest
 
 from anabranch.arch import ARCHITECTURES, arch_to_json
 from anabranch.artefact import read_card
-from anabranch.card import card_from_json
+from anabranch.card import card_from_json, card_to_json
 from anabranch.errors import ArtefactError
 
 
@@ -60,7 +60,16 @@ def test_each_missing_key_is_named_wherever_it_stands(said, read, path):
             read(spoiled)
 
 
+def test_a_model_of_several_labels_a_picture_says_so_and_others_say_nothing(said, read):
+    assert "multi_label" not in said
+    assert not read(said).multi_label
+    card = read({**said, "multi_label": True})
+    assert card.multi_label
+    assert card_to_json(card)["multi_label"] is True
+
+
 WRONG = [
+    ("multi_label", "yes", "multi_label is 'yes'; true or false"),
     ("created", 3, "created"),
     ("licence", None, "licence"),
     ("weights/sha256", "cafe", "64 hexadecimal digits"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anabranch.errors import DatasetError, ImageError
-from anabranch.evaluate import evaluate, match_classes
+from anabranch.evaluate import average_precisions, evaluate, evaluate_multi_label, f1, match_classes
 
 
 class Set:
@@ -17,6 +17,7 @@ class Set:
         self.fills = fills
         self.labels = np.array(labels, np.int64)
         self.class_names = class_names
+        self.targets: np.ndarray | None = None
         self.names = [f"{i}.png" for i in range(len(fills))]
 
     def __len__(self) -> int:
@@ -33,7 +34,7 @@ class Table:
     """A predictor that ranks classes for a picture filled with v: v, v + 1, ... modulo their number."""
 
     def __init__(self, labels: tuple[str, ...]):
-        self.card: Any = SimpleNamespace(labels=labels, preprocess=lambda picture: picture)
+        self.card: Any = SimpleNamespace(labels=labels, multi_label=False, preprocess=lambda picture: picture)
 
     def predict(self, pixels: np.ndarray) -> np.ndarray:
         classes = len(self.card.labels)
@@ -102,3 +103,70 @@ def test_progress_is_told_once_for_each_picture() -> None:
     told: list[int] = []
     evaluate(Table(TEN), Set([0, None, 1, 2, 3], [0] * 5), batch=2, report=told.append)
     assert told == [1, 2, 3, 4, 5]
+
+
+# ---- several classes a picture -------------------------------------------------------------------------------------
+
+
+def average_precision(scores: list[float], shown: list[int]) -> float:
+    """The definition, a picture at a time: of all that score at least as high, how many show the class."""
+    precisions = []
+    for score, is_shown in zip(scores, shown, strict=True):
+        if is_shown:
+            above = [other for mark, other in zip(scores, shown, strict=True) if mark >= score]
+            precisions.append(sum(above) / len(above))
+    return sum(precisions) / len(precisions)
+
+
+def test_average_precision_is_that_of_the_definition_with_equal_scores_too() -> None:
+    rng = np.random.default_rng(0)
+    scores, shown = rng.integers(0, 9, (60, 4)).astype(np.float32), rng.integers(0, 2, (60, 4)).astype(np.uint8)
+    wanted = [100 * average_precision(scores[:, k].tolist(), shown[:, k].tolist()) for k in range(4)]
+    assert average_precisions(scores, shown) == pytest.approx(wanted)
+
+
+def test_average_precision_of_the_textbooks_ranking() -> None:
+    # Manning et al. 2008, section 8.4: relevant at ranks 1 and 3 of four, so the mean of 1/1 and 2/3
+    scores, shown = np.array([[4.0], [3.0], [2.0], [1.0]]), np.array([[1], [0], [1], [0]], np.uint8)
+    assert average_precisions(scores, shown) == pytest.approx([100 * (1 + 2 / 3) / 2])
+
+
+def test_a_class_that_no_picture_shows_has_no_precision_and_is_left_out_of_the_mean() -> None:
+    data = several([0, 1], [[1, 0, 0], [0, 1, 0]])
+    score = evaluate_multi_label(Table(("a", "b", "c")), data)
+    assert np.isnan(score.average_precisions[2])
+    assert score.mean_average_precision == 100
+
+
+def test_a_set_without_any_class_in_it_cannot_be_measured() -> None:
+    with pytest.raises(DatasetError, match="none of 2 test pictures shows any class"):
+        average_precisions(np.zeros((2, 3)), np.zeros((2, 3), np.uint8))
+
+
+def test_f1_counts_all_classes_together_from_a_probability_of_one_half_on() -> None:
+    logits = np.array([[1.0, -1.0, 0.0], [2.0, 3.0, -4.0]])
+    shown = np.array([[1, 1, 0], [1, 0, 1]], np.uint8)  # right: 2; wrong: 2; missed: 2
+    assert f1(logits, shown) == pytest.approx(100 * 2 / (2 + (2 + 2) / 2))
+
+
+def several(fills: list[int | None], targets: list[list[int]], class_names: tuple[str, ...] | None = None) -> Set:
+    data = Set(fills, [-1] * len(fills), class_names)
+    data.targets = np.array(targets, np.uint8)
+    return data
+
+
+def test_a_picture_of_several_classes_that_cannot_be_read_is_listed_and_counted_nowhere() -> None:
+    score = evaluate_multi_label(Table(("a", "b")), several([0, None, 1], [[1, 0], [1, 1], [0, 1]]), batch=2)
+    assert score.unreadable == (("1.png", "1.png: truncated"),)
+    assert (score.num_pictures, score.average_precisions) == (2, (100.0, 100.0))
+
+
+def test_columns_of_several_classes_are_matched_by_name() -> None:
+    data = several([2, 9], [[0, 1], [1, 0]], class_names=("j", "c"))
+    score = evaluate_multi_label(Table(TEN), data)
+    assert (score.matched_by, score.average_precisions) == ("name", (100.0, 100.0))
+
+
+def test_more_numbered_classes_than_the_models_are_an_error_with_several_each_too() -> None:
+    with pytest.raises(DatasetError, match="has 3 classes and the model 2"):
+        match_classes(several([0], [[0, 0, 1]]), ("a", "b"))

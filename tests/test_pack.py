@@ -14,8 +14,9 @@ from anabranch.arch import ARCHITECTURES, Arch
 from anabranch.artefact import read_card
 from anabranch.errors import ArtefactError, ExportError, MissingExtra, UsageError
 from anabranch.images.preprocess import Preprocess
+from anabranch.nets.load import Trained, save_trained
 from anabranch.nets.net import build
-from anabranch.pack import F16_STORED_TOLERANCE, pack, synthetic_pictures
+from anabranch.pack import F16_STORED_TOLERANCE, pack, pack_checkpoint, synthetic_pictures
 from anabranch.runtimes import open_model
 
 GIVEN = {
@@ -114,6 +115,20 @@ def test_a_net_of_the_table_is_called_by_its_name(exported, tmp_path, monkeypatc
     assert pack(exported, tmp_path / "a", **GIVEN).architecture == "tiny"
 
 
+def test_what_a_checkpoint_says_of_several_labels_a_picture_is_on_the_card(exported, tmp_path):
+    told = {
+        "class_names": tuple(GIVEN["labels"]),
+        "preprocess": GIVEN["preprocess"],
+        "name": "tiny",
+        "licence": "CC0-1.0",
+    }
+    for multi_label in (True, False):
+        trained = Trained(net=exported, multi_label=multi_label, **told)
+        save_trained(tmp_path / "a.safetensors", trained)
+        pack_checkpoint(tmp_path / "a.safetensors", tmp_path / str(multi_label))
+        assert read_card(tmp_path / str(multi_label)).multi_label is multi_label
+
+
 def test_files_that_answer_otherwise_than_the_net_are_refused_and_leave_nothing(exported, tmp_path):
     other = copy.deepcopy(exported)
     other.head.bias.data[0] += 0.1
@@ -169,7 +184,7 @@ def test_f16_is_refused_where_no_openvino_file_is_asked_for(net, tmp_path):
 
 def test_a_disk_without_room_is_said_before_any_work(net, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(ExportError, match="has room for 1,000 bytes, and an export of this net writes up to"):
+    with pytest.raises(ExportError, match="has room for 1,000 bytes, and [0-9,]+ are wanted; make room"):
         pack(net, tmp_path / "a", **GIVEN)
     assert list(tmp_path.iterdir()) == []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -69,6 +69,7 @@ class Card:
     weights: Weights
     licence: str  # SPDX where there is one
     labels: tuple[str, ...]
+    multi_label: bool = False  # a picture shows any number of them: each logit answers for itself
     preprocess: Preprocess
     graphs: Mapping[str, Mapping[str, Graph]]  # format -> precision -> files
     agreement: Mapping[str, Mapping[str, Agreement]]  # engine -> precision -> against the net, at export
@@ -123,6 +124,7 @@ def card_to_json(card: Card) -> dict[str, Any]:
         },
         "pictures": card.pictures,
         "versions": dict(card.versions),
+        **({"multi_label": True} if card.multi_label else {}),
     }
 
 
@@ -135,7 +137,7 @@ def card_from_json(value: object, labels: tuple[str, ...], *, where: str) -> Car
             "Upgrade with: pip install -U anabranch"
         )
     keys = "card_version created architecture weights licence labels preprocess graphs agreement pictures versions"
-    table = _object(value, where, keys.split())
+    table = _object(value, where, keys.split(), optional=["multi_label"])
     if type(version) is not int or version != CARD_VERSION:
         raise ArtefactError(f"{where}: card_version is {version!r}; {CARD_VERSION} was expected")
     _check_labels(table["labels"], labels, f"{where}: labels")
@@ -149,6 +151,7 @@ def card_from_json(value: object, labels: tuple[str, ...], *, where: str) -> Car
         ),
         licence=_text(table["licence"], f"{where}: licence"),
         labels=labels,
+        multi_label=_typed(table.get("multi_label", False), bool, f"{where}: multi_label"),
         preprocess=_preprocess(table["preprocess"], f"{where}: preprocess"),
         graphs=_map(table["graphs"], f"{where}: graphs", lambda v, w: _map(v, w, _graph)),
         agreement=_map(table["agreement"], f"{where}: agreement", lambda v, w: _map(v, w, _agreement)),
@@ -225,12 +228,12 @@ def _preprocess(value: object, where: str) -> Preprocess:
         raise ArtefactError(f"{where}: {error}") from None
 
 
-def _object(value: object, where: str, keys: Any) -> dict[str, Any]:
-    """`value`, which must be an object of exactly these keys."""
+def _object(value: object, where: str, keys: Any, *, optional: Sequence[str] = ()) -> dict[str, Any]:
+    """`value`, which must be an object of exactly these keys, and any of the optional ones."""
     table: dict[str, Any] = _typed(value, dict, where)
     if missing := [key for key in keys if key not in table]:
         raise ArtefactError(f"{where} lacks {', '.join(map(repr, missing))}")
-    if unknown := [key for key in table if key not in keys]:
+    if unknown := [key for key in table if key not in (*keys, *optional)]:
         raise ArtefactError(
             f"{where} has an unknown key {unknown[0]!r}; the nearest is {nearest(unknown[0], keys)[0]!r}"
         )
@@ -243,7 +246,13 @@ def _map(value: object, where: str, read: Callable[[object, str], Value]) -> dic
 
 def _typed(value: object, kind: type[Value], where: str) -> Value:
     if not isinstance(value, kind):
-        wanted = {dict: "an object", str: "a text", int: "a whole number", float: "a number"}[kind]
+        wanted = {
+            dict: "an object",
+            str: "a text",
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+        }[kind]
         raise ArtefactError(f"{where} is {str(value)[:80]!r}; {wanted} was expected")
     return value
 

@@ -106,7 +106,9 @@ def show(name: str, json: bool) -> None:
 
 @app.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--verify", is_flag=True, help="Compute the hash of a file that is there again.")
+@click.option(
+    "--verify", is_flag=True, help="Compute the hash of a file that is there again; fail where nobody states it."
+)
 @json_option
 def fetch(names: tuple[str, ...], verify: bool, json: bool) -> int:
     """Download the published file of each NAME, verify it, and keep it in the cache.
@@ -204,7 +206,7 @@ def evaluate(
     threads: int | None,
     json: bool,
 ) -> int:
-    """Measure top-1 and top-5 of a model on the labelled pictures of DATA.
+    """Measure top-1 and top-5 of a model on the labelled pictures of DATA, or mAP and F1 of one of several labels each.
 
     DATA is a folder of class folders (ImageNet's train/ and val/ among them), a list file, a CSV file or an IDX file.
     """

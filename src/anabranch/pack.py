@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.agree import agreement, logits_of
-from anabranch.arch import ARCHITECTURES, Arch
+from anabranch.arch import name_of
 from anabranch.artefact import replacing, write_card
 from anabranch.card import Agreement, Card, Weights
 from anabranch.checkpoints.trained import open_trained
@@ -42,6 +42,7 @@ def pack(
     labels: Sequence[str],
     weights_name: str,
     licence: str,
+    multi_label: bool = False,
     formats: Iterable[str] | None = None,
     stored: str = "f32",
     pictures: NDArray[np.uint8] | None = None,
@@ -67,11 +68,12 @@ def pack(
         pictures, pictures_name = synthetic_pictures(preprocess.crop_px), SYNTHETIC
     with replacing(Path(folder), overwrite=overwrite) as staging:
         card = Card(
-            architecture=_name(net.arch),
+            architecture=name_of(net.arch),
             spec=net.arch,
             weights=Weights(weights_name, weights_sha256(net)),
             licence=licence,
             labels=tuple(labels),
+            multi_label=multi_label,
             preprocess=preprocess,
             graphs=write_graphs(net, staging, preprocess=preprocess, formats=formats, stored=stored),
             agreement={},
@@ -109,6 +111,7 @@ def pack_checkpoint(
         labels=trained.class_names,
         weights_name=trained.name,
         licence=trained.licence,
+        multi_label=trained.multi_label,
         formats=formats,
         stored=stored,
         overwrite=overwrite,
@@ -153,10 +156,6 @@ def _measured(
             )
         measured[name] = {"f32": met}
     return measured
-
-
-def _name(spec: Arch) -> str | None:
-    return next((name for name, row in ARCHITECTURES.items() if row == spec), None)
 
 
 def _versions() -> dict[str, str]:

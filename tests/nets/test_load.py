@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,18 @@ def test_a_trained_net_comes_back_whole(trained: Trained, tmp_path: Path) -> Non
     assert not again.net.training
     x = torch.randn(2, 3, 40, 36)
     assert torch.equal(again.net(x), trained.net(x))
+
+
+def test_a_net_of_several_labels_a_picture_says_so_in_its_file(trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_trained(path, trained)
+    assert not load_trained(path).multi_label
+    save_trained(path, replace(trained, multi_label=True))
+    assert load_trained(path).multi_label
+    tensors, about = read_tensors(path)
+    write_tensors(path, tensors, {**about, "multi_label": "yes"})
+    with pytest.raises(CheckpointError, match="yes is neither true nor false"):
+        load_trained(path)
 
 
 def test_every_tensor_that_does_not_fit_is_listed(trained: Trained) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import resource
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anabranch.errors import CheckpointError, ImageError, MissingExtra
-from anabranch.report.training import page, score
+from anabranch.errors import ImageError, MissingExtra
+from anabranch.report.training import page
 
 NAMES = ["ant", "<script>alert('bee')</script>", "c\u202eat & Söhne"]  # with a mark that turns text around
 LOGITS = [[9, 0, 0], [0, 9, 0], [0, 8, 0], [0, 0, 4], [0, 0, 3], [0, 2, 0]]
@@ -188,15 +189,62 @@ def test_the_score_has_wilsons_interval(tmp_path: Path) -> None:
     assert "80.00 %</b>, 95 % interval 49.02 to 94.33" in page(tmp_path, grey).read_text(encoding="utf-8")
 
 
-def test_the_score_is_that_of_the_answers_and_not_of_the_last_epoch(tmp_path: Path) -> None:
-    met = score(run(tmp_path))  # whose history ends with 20 %
-    assert (met.num_pictures, met.top1_right, met.top5_right) == (6, 4, 6)
-
-
 def test_top_5_counts_a_class_among_the_five_highest(tmp_path: Path) -> None:
     ranks = np.arange(8, 0, -1)  # class 0 is answered first, class 7 last
     run(tmp_path, logits=[ranks] * 4, labels=[0, 4, 5, 7], names=list("abcdefgh"))
     assert "top-5 50.00 %" in page(tmp_path, grey).read_text(encoding="utf-8")
+
+
+def several(folder: Path) -> Path:
+    """The folder of a run on pictures that show any number of three classes."""
+    run(folder)
+    line = {"epoch": 1, "loss": 2.0, "lr": 0.1, "map": 20.0, "f1": 80.0, "test_loss": 1.5, "seconds": 9.0}
+    (folder / "history.jsonl").write_text(json.dumps(line) + "\n")
+    logits = [[3.0, -0.5, -9.0], [1.0, -1.0, -9.0], [2.0, 5.0, -9.0], [-9.0, -9.0, -9.0]]
+    shown = [[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]]  # the second is said to show class 0, and shows class 1
+    np.savez(
+        folder / "answers.npz",
+        logits=np.array(logits, np.float32),
+        labels=np.array(shown, np.uint8),
+        names=np.array([f"{i}.png" for i in range(4)]),
+        class_names=np.array(NAMES),
+    )
+    return folder
+
+
+def test_of_several_classes_a_picture_the_precision_of_each_is_listed_from_the_worst(tmp_path: Path) -> None:
+    path = page(several(tmp_path), grey)
+    assert Seen(path).tables == [
+        [
+            ["class", "pictures", "average precision"],
+            [NAMES[1], "2", "83.33 %"],  # met at ranks 1 and 3
+            [NAMES[0], "2", "100.00 %"],
+        ]
+    ]
+    text = path.read_text(encoding="utf-8")
+    assert "mAP <b>91.67 %</b>; F1 75.00 %; on 4 test pictures" in text  # right: 3; wrong: 1; missed: 1
+    assert {"mAP", "F1"} <= set(re.findall(r">([^<>]+)</text>", text))
+
+
+def test_the_worst_pictures_of_several_classes_name_what_was_wrong_and_what_was_missed(tmp_path: Path) -> None:
+    path = page(several(tmp_path), grey)
+    assert Seen(path).captions[0] == "1.png"
+    text = path.read_text(encoding="utf-8")
+    chance = 100 / (1 + math.exp(-1))
+    assert f"<b>ant {chance:.1f} %</b><br>missed &lt;script&gt;" in text
+    assert "<b>nothing wrong</b><br>missed nothing" in text
+
+
+def test_a_page_that_finds_no_room_leaves_no_half_of_it(tmp_path: Path) -> None:
+    run(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            page(tmp_path, grey)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name for path in tmp_path.iterdir()} == {"answers.npz", "history.jsonl", "recipe.json"}
 
 
 def test_without_matplotlib_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +253,14 @@ def test_without_matplotlib_it_says_how_to_get_it(tmp_path: Path, monkeypatch: p
         page(run(tmp_path), grey)
 
 
-def test_damaged_answers_are_told_from_a_bug(tmp_path: Path) -> None:
-    (run(tmp_path) / "answers.npz").write_bytes(b"PK nothing")
-    with pytest.raises(CheckpointError, match="is damaged"):
-        page(tmp_path, grey)
+def test_the_page_of_a_probe_shows_the_weight_decays_it_tried_instead_of_epochs(tmp_path: Path) -> None:
+    folder = run(tmp_path)
+    tried = [{"weight_decay": decay, "top1": 60.0, "loss": 1.0} for decay in (1.0, 0.1)]
+    line = {"epoch": 1, "weight_decay": 0.1, "tried": tried, "seconds": 9.0}
+    (folder / "history.jsonl").write_text(json.dumps(line) + "\n")
+    text = page(folder, grey).read_text()
+    assert "<h2>Over the weight decays</h2>" in text
+    assert "a weight decay of 0.1</p>" in text
+    assert "epochs" not in text
+    (folder / "history.jsonl").write_text(json.dumps({**line, "tried": []}) + "\n")
+    assert "<svg" not in page(folder, grey).read_text()

@@ -18,7 +18,7 @@ LABELS = ("dark", "mid", "bright")
 class Brightness:
     """Logits by hand for pictures of one pixel; keeps the sizes of the batches that it was asked."""
 
-    card = SimpleNamespace(labels=LABELS, preprocess=lambda picture: picture[:1, :1])
+    card = SimpleNamespace(labels=LABELS, multi_label=False, preprocess=lambda picture: picture[:1, :1])
 
     def __init__(self):
         self.batches = []
@@ -133,6 +133,18 @@ def test_guesses_are_the_best_ones_best_first():
     assert [guess.label for guess in one.guesses] == ["dark", "mid"]
     assert [guess.class_index for guess in one.guesses] == [0, 1]
     assert [guess.probability for guess in one.guesses] == pytest.approx([1 / 3, 1 / 3])
+
+
+def test_where_a_picture_may_show_several_classes_each_has_a_probability_of_its_own():
+    class Several(Brightness):
+        card = SimpleNamespace(**{**vars(Brightness.card), "multi_label": True})
+
+        def predict(self, pixels):
+            return np.log(np.array([[1, 3, 1 / 3]], np.float32))  # odds
+
+    one = next(answer(Several(), [grey(100)], top=3))
+    assert [guess.label for guess in one.guesses] == ["mid", "dark", "bright"]
+    assert [guess.probability for guess in one.guesses] == pytest.approx([3 / 4, 1 / 2, 1 / 4])
 
 
 def test_more_guesses_than_classes_are_all_classes():

@@ -1,12 +1,18 @@
-"""A recipe that trains a tiny net on a tiny generated set in a second or two."""
+"""A recipe that trains a tiny net on a tiny generated set in a second or two, and what a probe looks through."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+
+from anabranch.arch import Arch
+from anabranch.nets.net import Net, build
 
 RECIPE = """
 name = "tiny"
@@ -85,3 +91,46 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(RECIPE.format(folder=tmp_path))
     return path
+
+
+@pytest.fixture(scope="module")
+def net(shake) -> Net:
+    torch.manual_seed(0)
+    spec = Arch(depths=(1, 1), width=8, groups=2, group_width=32, stem=(8,), squeeze=4)
+    return shake(build(spec, num_classes=7))
+
+
+@pytest.fixture(scope="session")
+def write_coloured() -> Callable[..., Path]:
+    """A function that writes 20 pictures into two class folders: redder noise in the one, bluer in the other."""
+
+    def write(folder: Path, *, seed: int = 0) -> Path:
+        rng = np.random.default_rng(seed)
+        for index in range(20):
+            name, channel = (("red", 0), ("blue", 2))[index % 2]
+            pixels = rng.integers(0, 180, (30, 26, 3), dtype=np.uint8)
+            pixels[..., channel] += 75
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / name / f"{index:02}.png")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def coloured(tmp_path: Path, write_coloured: Callable[..., Path]) -> Path:
+    return write_coloured(tmp_path / "coloured")
+
+
+@pytest.fixture(scope="session")
+def backbones(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("backbones")
+
+
+@pytest.fixture
+def kept(tmp_path: Path, backbones: Path) -> Path:
+    """A cache without features, but with the backbones that have been exported before, which takes seconds."""
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    (folder / "backbones").symlink_to(backbones)
+    return folder

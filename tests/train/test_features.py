@@ -1,61 +1,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from anabranch.arch import Arch
 from anabranch.errors import ExportError, ImageError
 from anabranch.images.labelled import open_labelled
 from anabranch.images.preprocess import Preprocess
-from anabranch.nets.net import Net, build
+from anabranch.nets.net import build
 from anabranch.runtimes.openvino import OpenVinoPredictor
 from anabranch.train.features import features
 
 INPUT = Preprocess(crop_px=24, resize_px=24, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
-COUNT = 20  # more than one batch, and no multiple of one
-
-
-@pytest.fixture(scope="module")
-def net(shake) -> Net:
-    torch.manual_seed(0)
-    spec = Arch(depths=(1, 1), width=8, groups=2, group_width=32, stem=(8,), squeeze=4)
-    return shake(build(spec, num_classes=7))
-
-
-def write_pictures(folder: Path, *, seed: int = 0) -> Path:
-    """Class folders: noise that is redder in the one, bluer in the other."""
-    rng = np.random.default_rng(seed)
-    for index in range(COUNT):
-        name, channel = (("red", 0), ("blue", 2))[index % 2]
-        pixels = rng.integers(0, 180, (30, 26, 3), dtype=np.uint8)
-        pixels[..., channel] += 75
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / name / f"{index:02}.png")
-    return folder
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return write_pictures(tmp_path / "pictures")
-
-
-@pytest.fixture(scope="module")
-def backbones(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("backbones")
-
-
-@pytest.fixture
-def kept(tmp_path: Path, backbones: Path) -> Path:
-    """A cache without features, but with the backbones that have been exported before, which takes seconds."""
-    folder = tmp_path / "kept"
-    folder.mkdir()
-    (folder / "backbones").symlink_to(backbones)
-    return folder
+COUNT = 20  # of the pictures of a set
 
 
 @pytest.fixture
@@ -75,8 +35,8 @@ def seen(monkeypatch) -> list[int]:
 # ---- Features ------------------------------------------------------------------------------------------------------
 
 
-def test_features_are_what_the_net_embeds_in_the_order_of_the_pictures(net, pictures, kept) -> None:
-    data = open_labelled(pictures)
+def test_features_are_what_the_net_embeds_in_the_order_of_the_pictures(net, coloured, kept) -> None:
+    data = open_labelled(coloured)
     done: list[int] = []
     met = features(net, data, INPUT, cache=kept, report=done.append)
     pixels = np.stack([INPUT(data.picture(i)) for i in range(COUNT)])
@@ -89,13 +49,13 @@ def test_features_are_what_the_net_embeds_in_the_order_of_the_pictures(net, pict
     assert done[-1] == COUNT
 
 
-def test_features_are_computed_once_whatever_the_head_and_the_labels(net, pictures, kept, seen) -> None:
-    first = features(net, open_labelled(pictures), INPUT, cache=kept)
+def test_features_are_computed_once_whatever_the_head_and_the_labels(net, coloured, kept, seen) -> None:
+    first = features(net, open_labelled(coloured), INPUT, cache=kept)
     assert sum(seen) >= COUNT
     seen.clear()
     other = build(net.arch, num_classes=3)
     other.load_state_dict({**other.state_dict(), **{k: v for k, v in net.state_dict().items() if "head" not in k}})
-    relabelled = replace(open_labelled(pictures), labels=np.zeros(COUNT, np.int64))
+    relabelled = replace(open_labelled(coloured), labels=np.zeros(COUNT, np.int64))
     done: list[int] = []
     again = features(other, relabelled, INPUT, cache=kept, report=done.append)
     assert seen == []
@@ -103,54 +63,54 @@ def test_features_are_computed_once_whatever_the_head_and_the_labels(net, pictur
     np.testing.assert_array_equal(again.values, first.values)
 
 
-def test_a_changed_picture_is_answered_anew(net, pictures, kept, seen) -> None:
-    first = features(net, open_labelled(pictures), INPUT, cache=kept)
+def test_a_changed_picture_is_answered_anew(net, coloured, kept, seen) -> None:
+    first = features(net, open_labelled(coloured), INPUT, cache=kept)
     seen.clear()
-    Image.new("RGB", (30, 26), (250, 10, 10)).save(pictures / "red" / "00.png")
-    changed = features(net, open_labelled(pictures), INPUT, cache=kept)
+    Image.new("RGB", (30, 26), (250, 10, 10)).save(coloured / "red" / "00.png")
+    changed = features(net, open_labelled(coloured), INPUT, cache=kept)
     assert sum(seen) == COUNT
     moved = np.abs(changed.values - first.values).max(1) > 1e-3
     assert np.flatnonzero(moved).tolist() == [COUNT // 2]  # the first of the second folder
 
 
-def test_another_backbone_or_another_input_is_answered_anew(net, shake, pictures, kept, seen) -> None:
-    features(net, open_labelled(pictures), INPUT, cache=kept)
+def test_another_backbone_or_another_input_is_answered_anew(net, shake, coloured, kept, seen) -> None:
+    features(net, open_labelled(coloured), INPUT, cache=kept)
     other = shake(build(net.arch, num_classes=7), seed=1)
     for changed in ((other, INPUT), (net, replace(INPUT, resize_px=28))):
         seen.clear()
-        features(changed[0], open_labelled(pictures), changed[1], cache=kept)
+        features(changed[0], open_labelled(coloured), changed[1], cache=kept)
         assert sum(seen) >= COUNT
 
 
 @pytest.mark.parametrize("damage", ["cut short", "one bit"])
-def test_damaged_features_are_computed_anew(net, pictures, kept, seen, damage) -> None:
-    first = features(net, open_labelled(pictures), INPUT, cache=kept)
+def test_damaged_features_are_computed_anew(net, coloured, kept, seen, damage) -> None:
+    first = features(net, open_labelled(coloured), INPUT, cache=kept)
     (file,) = (kept / "features").iterdir()
     held = bytearray(file.read_bytes())
     held[-40] ^= 1
     file.write_bytes(held[: len(held) // 2] if damage == "cut short" else held)
     seen.clear()
-    again = features(net, open_labelled(pictures), INPUT, cache=kept)
+    again = features(net, open_labelled(coloured), INPUT, cache=kept)
     assert sum(seen) == COUNT
     np.testing.assert_allclose(again.values, first.values, rtol=0, atol=1e-5)
     seen.clear()
-    features(net, open_labelled(pictures), INPUT, cache=kept)
+    features(net, open_labelled(coloured), INPUT, cache=kept)
     assert seen == []
 
 
-def test_a_damaged_backbone_is_exported_anew(net, pictures, tmp_path) -> None:
-    first = features(net, open_labelled(pictures), INPUT, cache=tmp_path)
+def test_a_damaged_backbone_is_exported_anew(net, coloured, tmp_path) -> None:
+    first = features(net, open_labelled(coloured), INPUT, cache=tmp_path)
     (weights,) = tmp_path.glob("backbones/*/*.bin")
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     (file,) = (tmp_path / "features").iterdir()
     file.unlink()
-    again = features(net, open_labelled(pictures), INPUT, cache=tmp_path)
+    again = features(net, open_labelled(coloured), INPUT, cache=tmp_path)
     np.testing.assert_allclose(again.values, first.values, rtol=0, atol=1e-5)
 
 
-def test_an_unreadable_picture_is_told_and_left_out_only_where_that_is_allowed(net, pictures, kept) -> None:
-    (pictures / "blue" / "03.png").write_bytes(b"no picture")
-    data = open_labelled(pictures)
+def test_an_unreadable_picture_is_told_and_left_out_only_where_that_is_allowed(net, coloured, kept) -> None:
+    (coloured / "blue" / "03.png").write_bytes(b"no picture")
+    data = open_labelled(coloured)
     with pytest.raises(ImageError, match=r"1 of 20 pictures cannot be read.*03\.png"):
         features(net, data, INPUT, cache=kept)
     met = features(net, data, INPUT, cache=kept, unreadable=0.05)
@@ -162,9 +122,11 @@ def test_an_unreadable_picture_is_told_and_left_out_only_where_that_is_allowed(n
         features(net, data, INPUT, cache=kept, unreadable=0.01)
 
 
-def test_an_engine_that_does_not_agree_with_torch_is_refused(net, pictures, tmp_path, kept, monkeypatch) -> None:
-    features(net, open_labelled(pictures), INPUT, cache=kept)  # whose export was honest
-    write_pictures(tmp_path / "others", seed=1)
+def test_an_engine_that_does_not_agree_with_torch_is_refused(
+    net, coloured, write_coloured, tmp_path, kept, monkeypatch
+) -> None:
+    features(net, open_labelled(coloured), INPUT, cache=kept)  # whose export was honest
+    write_coloured(tmp_path / "others", seed=1)
     predict = OpenVinoPredictor.predict
     monkeypatch.setattr(OpenVinoPredictor, "predict", lambda self, pixels: predict(self, pixels) * 1.01)
     with pytest.raises(ExportError, match=r"away from the net's"):

@@ -39,26 +39,26 @@ def drawn(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_the_history_is_a_line_an_epoch(tmp_path: Path) -> None:
-    with Logs(tmp_path, tensorboard=False) as logs:
-        logs.epoch([line(1)], step=4)
-        logs.epoch([line(1), line(2)], step=8)
+    logs = Logs(tmp_path, tensorboard=False)
+    logs.epoch([line(1)], step=4)
+    logs.epoch([line(1), line(2)], step=8)
     written = (tmp_path / "history.jsonl").read_text().splitlines()
     assert [json.loads(each) for each in written] == [line(1), line(2)]
     assert [path.name for path in tmp_path.iterdir()] == ["history.jsonl"]
 
 
 def test_lines_of_a_sitting_that_was_killed_are_taken_back(tmp_path: Path) -> None:
-    with Logs(tmp_path, tensorboard=False) as logs:
-        logs.epoch([line(1), line(2), line(3)], step=12)
-    with Logs(tmp_path, tensorboard=False, step=8) as logs:
-        logs.rewrite([line(1), line(2)])
+    logs = Logs(tmp_path, tensorboard=False)
+    logs.epoch([line(1), line(2), line(3)], step=12)
+    logs = Logs(tmp_path, tensorboard=False, step=8)
+    logs.rewrite([line(1), line(2)])
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
 
 
 def test_every_tenth_step_and_the_last_are_points_of_the_curves(tmp_path: Path) -> None:
-    with Logs(tmp_path, tensorboard=True) as logs:
-        for step in range(1, 26):
-            logs.step(told(step, loss=step, steps=25))
+    logs = Logs(tmp_path, tensorboard=True)
+    for step in range(1, 26):
+        logs.step(told(step, loss=step, steps=25))
     curves = drawn(tmp_path)
     assert curves["train/loss"] == [(10, 10.0), (20, 20.0), (25, 25.0)]
     assert curves["train/lr"] == [(step, pytest.approx(0.1)) for step in (10, 20, 25)]
@@ -67,21 +67,27 @@ def test_every_tenth_step_and_the_last_are_points_of_the_curves(tmp_path: Path) 
 
 
 def test_test_scores_stand_at_the_step_that_ended_their_epoch(tmp_path: Path) -> None:
-    with Logs(tmp_path, tensorboard=True) as logs:
-        logs.epoch([line(1, 20.0)], step=7)
-        logs.epoch([line(1, 20.0), line(2, 30.0)], step=14)
+    logs = Logs(tmp_path, tensorboard=True)
+    logs.epoch([line(1, 20.0)], step=7)
+    logs.epoch([line(1, 20.0), line(2, 30.0)], step=14)
     assert drawn(tmp_path)["test/top1"] == [(7, 20.0), (14, 30.0)]
 
 
+def test_figures_of_several_classes_a_picture_have_curves_of_their_own(tmp_path: Path) -> None:
+    figures = {"epoch": 1, "loss": 1.0, "lr": 0.1, "map": 62.5, "f1": 50.0, "test_loss": 0.5}
+    Logs(tmp_path, tensorboard=True).epoch([figures], step=7)
+    assert drawn(tmp_path) == {"test/map": [(7, 62.5)], "test/f1": [(7, 50.0)], "test/loss": [(7, 0.5)]}
+
+
 def test_a_run_that_goes_on_draws_no_step_twice(tmp_path: Path) -> None:
-    with Logs(tmp_path, tensorboard=True) as logs:
-        for step in range(1, 51):
-            logs.step(told(step, loss=1))
-        logs.epoch([line(1, 10.0)], step=50)
-    with Logs(tmp_path, tensorboard=True, step=30) as logs:  # its last checkpoint was older than its last point
-        for step in range(31, 61):
-            logs.step(told(step, loss=2))
-        logs.epoch([line(1, 20.0)], step=60)
+    logs = Logs(tmp_path, tensorboard=True)
+    for step in range(1, 51):
+        logs.step(told(step, loss=1))
+    logs.epoch([line(1, 10.0)], step=50)
+    logs = Logs(tmp_path, tensorboard=True, step=30)  # its last checkpoint was older than its last point
+    for step in range(31, 61):
+        logs.step(told(step, loss=2))
+    logs.epoch([line(1, 20.0)], step=60)
     curves = drawn(tmp_path)
     assert curves["train/loss"] == [(10, 1), (20, 1), (30, 1), (40, 2), (50, 2), (60, 2)]
     assert curves["test/top1"] == [(60, 20.0)]

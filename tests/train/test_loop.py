@@ -214,6 +214,14 @@ def test_a_loss_that_is_no_number_ends_the_run(tiny: Path, tmp_path: Path) -> No
     assert not (tmp_path / "run/model.safetensors").exists()
 
 
+def test_the_checkpoint_from_before_a_loss_that_is_no_number_still_loads(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no longer a number"):
+        train(read_recipe(tiny, overrides=["optimise.lr=1e30", "run.checkpoint_steps=1"]), tmp_path / "run")
+    tensors, about = read_tensors(tmp_path / "run/last.safetensors")
+    assert about["progress"]["step"] >= 1
+    assert all(value.isfinite().all() for name, value in tensors.items() if name.startswith("net/"))
+
+
 def test_more_test_pictures_than_there_are_means_all_of_them(tiny: Path, tmp_path: Path) -> None:
     train(read_recipe(tiny, smoke=True, overrides=["run.test_pictures=31"]), tmp_path / "run")
     assert json.loads((tmp_path / "run/history.jsonl").read_text())["pictures"] == 30

@@ -54,6 +54,13 @@ def test_the_binary_loss_takes_several_classes_at_once() -> None:
     assert loss_of(several, loss="binary") == pytest.approx(binary(several).mean(), rel=1e-6)
 
 
+def test_smoothing_brings_each_of_several_classes_towards_a_half_as_keras_does() -> None:
+    several = (np.arange(35).reshape(5, 7) % 3 == 0).astype(float)
+    recipe = RECIPE.model_copy(update={"loss": "binary", "label_smoothing": 0.2})
+    loss = label_loss(recipe, multi_label=True)(single(LOGITS), single(several)).item()
+    assert loss == pytest.approx(binary(np.where(several > 0, 0.9, 0.1)).mean(), rel=1e-6)
+
+
 def test_a_threshold_makes_what_is_above_it_one_and_the_rest_nought() -> None:
     hard = (SHARES > 0.2).astype(float)
     assert 0 < hard.sum() < hard.size

@@ -1,67 +1,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from anabranch.arch import Arch, arch_to_json
+from anabranch.arch import arch_to_json
+from anabranch.errors import DatasetError
 from anabranch.images.labelled import open_labelled
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.load import Trained, load_trained, save_trained
-from anabranch.nets.net import Net, build
-from anabranch.train.data import Sets
-from anabranch.train.probe import probe
+from anabranch.train.probe import probe, train_probe
+from anabranch.train.recipe import read_recipe
+from anabranch.train.sets import Sets
 from anabranch.train.tables import Data, Input, Optimise, Recipe, Run, Source
 from anabranch.verbs.train import run
 
 INPUT = Preprocess(crop_px=24, resize_px=24, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
-COUNT = 20  # more than one batch, and no multiple of one
+COUNT = 20  # of the pictures of a set
 
 
-@pytest.fixture(scope="module")
-def net(shake) -> Net:
-    torch.manual_seed(0)
-    spec = Arch(depths=(1, 1), width=8, groups=2, group_width=32, stem=(8,), squeeze=4)
-    return shake(build(spec, num_classes=7))
-
-
-def write_pictures(folder: Path, *, seed: int = 0) -> Path:
-    """Class folders: noise that is redder in the one, bluer in the other."""
-    rng = np.random.default_rng(seed)
-    for index in range(COUNT):
-        name, channel = (("red", 0), ("blue", 2))[index % 2]
-        pixels = rng.integers(0, 180, (30, 26, 3), dtype=np.uint8)
-        pixels[..., channel] += 75
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / name / f"{index:02}.png")
-    return folder
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return write_pictures(tmp_path / "pictures")
-
-
-@pytest.fixture(scope="module")
-def backbones(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("backbones")
-
-
-@pytest.fixture
-def kept(tmp_path: Path, backbones: Path) -> Path:
-    """A cache without features, but with the backbones that have been exported before, which takes seconds."""
-    folder = tmp_path / "kept"
-    folder.mkdir()
-    (folder / "backbones").symlink_to(backbones)
-    return folder
-
-
-def test_a_probe_gives_a_net_whose_answers_are_the_score_it_says(net, pictures, tmp_path, kept) -> None:
-    tested = open_labelled(write_pictures(tmp_path / "tested", seed=9))
+def test_a_probe_gives_a_net_whose_answers_are_the_score_it_says(net, coloured, write_coloured, tmp_path, kept) -> None:
+    tested = open_labelled(write_coloured(tmp_path / "tested", seed=9))
     nowhere = Source(path="nowhere")
     recipe = Recipe(
         name="red-or-blue",
@@ -74,7 +37,7 @@ def test_a_probe_gives_a_net_whose_answers_are_the_score_it_says(net, pictures, 
         run=Run(seed=1),
     )
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    sets = Sets(open_labelled(pictures), tested, ("blue", "red"))
+    sets = Sets(open_labelled(coloured), tested, ("blue", "red"))
     done: list[int] = []
     probed = probe(recipe, net, sets, weight_decay=[1e-3, 1e-2], cache=kept, report=done.append)
 
@@ -97,29 +60,62 @@ def test_a_probe_gives_a_net_whose_answers_are_the_score_it_says(net, pictures, 
     assert net.num_classes == 7
 
 
-def test_a_recipe_with_a_probe_begins_from_weights_and_leaves_a_run(
-    net, pictures, tmp_path, monkeypatch, capsys
-) -> None:
+@pytest.fixture
+def recipe(net, coloured, write_coloured, tmp_path) -> Path:
+    """The path of a recipe that begins from weights for seven other classes."""
     trained = Trained(net=net, name="seven", licence="CC0-1.0", class_names=tuple("abcdefg"), preprocess=INPUT)
     save_trained(tmp_path / "seven.safetensors", trained)
+    tested = write_coloured(tmp_path / "tested", seed=9)
     spec = "".join(f"{key} = {json.dumps(value)}\n" for key, value in arch_to_json(net.arch).items())
-    (tmp_path / "probe.toml").write_text(
+    path = tmp_path / "probe.toml"
+    path.write_text(
         f"""
 name = "red-or-blue"
 expect = "nothing"
 start = {{ weights = "{tmp_path / "seven.safetensors"}" }}
-probe = {{ weight_decay = [0.01] }}
-data = {{ train = {{ path = "{pictures}" }}, test = {{ path = "{pictures}" }} }}
+probe = {{ weight_decay = [0.1, 0.01] }}
+data = {{ train = {{ path = "{coloured}" }}, test = {{ path = "{tested}" }}, unreadable = 0.1 }}
 input = {{ crop_px = 24, resize_px = 24, mean = [0.5, 0.4, 0.3], std = [0.25, 0.2, 0.3] }}
 
 [arch]
 {spec}"""
     )
+    return path
+
+
+def test_a_recipe_with_a_probe_begins_from_weights_and_leaves_a_run(recipe, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path / "cache"))
     words = {"overrides": [], "smoke": False, "resume": False, "dry_run": False, "json": False}
-    assert run(str(tmp_path / "probe.toml"), out=str(tmp_path / "run"), **words) == 0
+    assert run(str(recipe), out=str(tmp_path / "run"), **words) == 0
     assert load_trained(tmp_path / "run/model.safetensors").class_names == ("blue", "red")
     told = capsys.readouterr().out
-    history = json.loads((tmp_path / "run/history.jsonl").read_text())
+    (history,) = map(json.loads, (tmp_path / "run/history.jsonl").read_text().splitlines())
     assert f"top-1 {history['top1']:6.2f} %" in told
-    assert "a weight decay of 0.01 was best" in told
+    assert f"a weight decay of {history['weight_decay']:g} was best" in told
+    assert [each["weight_decay"] for each in history["tried"]] == [0.1, 0.01]
+    with np.load(tmp_path / "run/answers.npz") as answers:
+        right = answers["logits"].argmax(1) == answers["labels"]
+        assert 100 * right.mean() == pytest.approx(history["top1"])
+        assert [name.split("/")[0] for name in answers["names"]] == answers["class_names"][answers["labels"]].tolist()
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_listed(recipe, coloured, tmp_path, kept) -> None:
+    bad = [coloured / "red/00.png", tmp_path / "tested/blue/01.png"]
+    bad[0].write_bytes(b"no picture")
+    bad[1].write_bytes(b"")
+    (tmp_path / "run").mkdir()
+    met = train_probe(read_recipe(recipe), tmp_path / "run", cache=kept)
+    assert met.score.num_pictures == COUNT - 1
+    listed = (tmp_path / "run/unreadable.txt").read_text().splitlines()
+    assert [str(path) in line for path, line in zip(bad, listed, strict=True)] == [True, True]
+    with np.load(tmp_path / "run/answers.npz") as answers:
+        assert "blue/01.png" not in answers["names"]
+        assert len(answers["names"]) == len(answers["logits"]) == len(answers["labels"]) == COUNT - 1
+
+
+def test_a_folder_with_one_class_is_refused_before_any_picture_is_looked_at(recipe, coloured, tmp_path, kept) -> None:
+    for folder in (coloured, tmp_path / "tested"):
+        shutil.rmtree(folder / "blue")
+    with pytest.raises(DatasetError, match=r"coloured: holds one class, 'red'"):
+        train_probe(read_recipe(recipe), tmp_path, cache=kept)
+    assert not (kept / "features").exists()

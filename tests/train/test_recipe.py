@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from anabranch.errors import ArchError, DatasetError, Error, RecipeError
-from anabranch.train.data import open_sets
 from anabranch.train.recipe import read_recipe
+from anabranch.train.sets import open_sets
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from anabranch.artefact import read_card
+from anabranch.images.decode import decode
 
 ROOT = Path(__file__).parents[2]
 DATASET = Path("/usr/share/datasets/fashion-mnist")
@@ -36,7 +41,32 @@ def test_a_person_sees_both_figures_and_the_interval(anabranch, packed, classes)
     done = anabranch("evaluate", classes, "-m", packed.folder)
     assert "tiny.random on 6 pictures" in done.out
     assert "95 % interval" in done.out
-    assert "top-5  100.00 %" in done.out
+    assert "top-5 100.00 %" in done.out
+
+
+def test_a_model_of_several_labels_a_picture_is_scored_by_its_average_precision(
+    anabranch, packed, classes, tmp_path
+) -> None:
+    shutil.copytree(packed.folder, tmp_path / "model")
+    card = json.loads((tmp_path / "model/card.json").read_text())
+    (tmp_path / "model/card.json").write_text(json.dumps({**card, "multi_label": True}))
+    listed = "path,label\nant/0.png,ant;bee\nant/1.png,ant\nbee/0.png,\n"
+    (classes / "set.csv").write_text(listed)
+    (classes / "classes.json").write_text(json.dumps(["ant", "bee"]))
+    done = anabranch("evaluate", classes / "set.csv", "-m", tmp_path / "model")
+    assert done.status == 0
+    assert "mAP" in done.out
+    said = json.loads(anabranch("evaluate", classes / "set.csv", "-m", tmp_path / "model", "--json").out)
+    assert (said["pictures"], said["matched_by"]) == (3, "name")
+    assert 0 <= said["f1"] <= 100
+    answers = json.loads(anabranch("classify", classes / "ant", "-m", tmp_path / "model", "--json").out)
+    chance = {guess["label"]: guess["probability"] for guess in answers[0]["guesses"]}
+    pixels = read_card(packed.folder).preprocess(decode(classes / "ant/0.png"))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.5, 0.4, 0.3), (0.25, 0.2, 0.3)))
+    x = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std
+    with torch.inference_mode():
+        logits = packed.net(x[None])[0]
+    assert chance["ant"] == pytest.approx(logits.sigmoid()[0].item(), abs=1e-3)
 
 
 def test_an_unreadable_picture_is_reported_and_the_status_is_1(anabranch, packed, classes) -> None:

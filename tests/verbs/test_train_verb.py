@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from anabranch.artefact import read_card
 
@@ -49,6 +51,88 @@ def test_what_was_asked_wrongly_is_one_line(anabranch, tmp_path, arguments, mess
     assert done.status in (1, 2)
     assert message in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def photos(folder: Path, **counts: int) -> Path:
+    """Class folders with so many pictures each."""
+    rng = np.random.default_rng(0)
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def one_sentence(done, status: int, *parts: str) -> None:
+    assert done.status == status
+    assert len(done.err.splitlines()) == 1
+    for part in parts:
+        assert part in done.err
+
+
+SMALL = ["--set", "optimise.batch=4", "--set", "optimise.epochs=1", "--set", 'data.class_names=["ant", "bee"]']
+
+
+def test_a_class_of_one_picture_of_which_some_are_held_out_is_named(anabranch, tmp_path) -> None:
+    done = anabranch("train", RECIPE, "--data", photos(tmp_path / "set", ant=5, bee=1), "--out", tmp_path / "run")
+    one_sentence(done, 1, "class 'bee' has one picture, bee/0.png", "add pictures to the class")
+
+
+def test_classes_that_the_test_pictures_lack_are_named(anabranch, tmp_path) -> None:
+    photos(tmp_path / "set/train", ant=2, bee=2, cat=2)
+    photos(tmp_path / "set/val", ant=2, cat=2)
+    done = anabranch("train", RECIPE, "--data", tmp_path / "set", "--out", tmp_path / "run")
+    one_sentence(done, 1, "set", "missing are bee")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ant/0.png 0\nbee/0.png 7\n", "holds label 7, but there are 2 class names; mend the label of bee/0.png"),
+        ("ant/0.png 0\nbee/0.png -1\n", "line 2: label '-1' is not a whole number from 0 on"),
+        ("", "no pictures are listed in it"),
+    ],
+)
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_list_that_does_not_fit_is_named(anabranch, tmp_path, part, text, message) -> None:
+    photos(tmp_path, ant=4, bee=4)
+    (tmp_path / "train.txt").write_text("ant/0.png 0\nbee/0.png 1\n" * 4)
+    (tmp_path / "test.txt").write_text("ant/0.png 0\n")
+    (tmp_path / f"{part}.txt").write_text(text)
+    sets = [f"data.{each}={{path='{tmp_path / each}.txt'}}" for each in ("train", "test")]
+    words = [word for key in [*sets, 'data.class_names=["ant", "bee"]'] for word in ("--set", key)]
+    one_sentence(anabranch("train", RECIPE, *words, "--out", tmp_path / "run"), 1, f"{part}.txt", message)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("content", [b"", b"no picture"])
+def test_a_file_that_is_no_picture_is_named(anabranch, tmp_path, part, content) -> None:
+    for each in ("train", "val"):
+        photos(tmp_path / "set" / each, ant=2, bee=2)
+    (tmp_path / "set" / part / "bee/1.png").write_bytes(content)
+    done = anabranch("train", RECIPE, "--data", tmp_path / "set", "--out", tmp_path / "run", *SMALL)
+    one_sentence(done, 1, f"{part}/bee/1.png")
+
+
+def test_a_test_set_without_pictures_is_named(anabranch, tmp_path) -> None:
+    photos(tmp_path / "set/train", ant=2, bee=2)
+    (tmp_path / "set/val").mkdir()
+    done = anabranch("train", RECIPE, "--data", tmp_path / "set", "--out", tmp_path / "run")
+    one_sentence(done, 1, "set/val: holds neither class folders nor IDX files")
+
+
+def test_an_empty_recipe_says_what_it_lacks(anabranch, tmp_path) -> None:
+    (tmp_path / "empty.toml").touch()
+    done = anabranch("train", tmp_path / "empty.toml", "--out", tmp_path / "run")
+    one_sentence(done, 2, "empty.toml: the key 'name' is missing")
+
+
+@pytest.mark.parametrize("out", ["file", "file/run"])
+def test_a_place_where_no_run_can_be_written_is_named(anabranch, tmp_path, out) -> None:
+    (tmp_path / "file").touch()
+    done = anabranch("train", RECIPE, "--data", photos(tmp_path / "set", ant=5, bee=5), "--out", tmp_path / out, *SMALL)
+    assert done.status in (1, 2)
+    one_sentence(done, done.status, str(tmp_path / out))
 
 
 def test_a_checkpoint_that_is_none_is_refused(anabranch, tmp_path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anabranch.evaluate import Score
+from anabranch.evaluate import MultiLabelScore, Score
 from anabranch.train.estimate import Estimate, Plan, Timed
 from anabranch.train.tables import Data, Input, Optimise, Recipe, Run, Source
 from anabranch.verbs import training_screen as screen
@@ -107,6 +108,12 @@ def test_the_summary_takes_a_batch_apart_and_says_how_the_rate_was_scaled() -> N
 def test_an_epoch_is_a_line() -> None:
     expected = "epoch  12  loss 0.5123  test 0.2311  top-1 94.42 %  top-5 99.90 %  2 h 34 min"
     assert screen.epoch_line(line()) == expected
+
+
+def test_an_epoch_of_several_classes_a_picture_tells_its_own_figures() -> None:
+    several = {key: value for key, value in line(map=83.214, f1=77.5).items() if key not in ("top1", "top5")}
+    expected = "epoch  12  loss 0.5123  test 0.2311  mAP 83.21 %  F1 77.50 %  2 h 34 min"
+    assert screen.epoch_line(several) == expected
 
 
 def test_pictures_that_were_left_out_are_counted_below_it() -> None:
@@ -219,6 +226,14 @@ def test_the_end_says_the_score_and_what_to_type_next() -> None:
     assert "  expected: 81 %" in said
     assert "  the page" in said
     assert "  anabranch evaluate DATA -m 'my runs/model.safetensors'" in said
+
+
+def test_the_end_of_a_run_on_several_classes_a_picture_says_their_figures() -> None:
+    told = {"unreadable": (), "matched_by": "position", "seconds": 9.0}
+    met = MultiLabelScore(num_pictures=1234, average_precisions=(50.0, 75.5, math.nan), f1=40.0, **told)
+    said = screen.ending(Path("m"), met, about_page="", expect=None)
+    assert "  mAP    62.75 %, on 1,234 test pictures" in said
+    assert "  F1     40.00 %" in said
 
 
 def test_without_an_expectation_the_end_says_none() -> None:

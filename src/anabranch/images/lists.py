@@ -43,7 +43,8 @@ def read_rows(path: Path) -> Rows:
         if is_csv and _BETWEEN in label:
             raise DatasetError(
                 f"{path}: line {line}: {label!r} holds {_BETWEEN!r}, which stands between several labels of one "
-                "picture, and one label a picture was asked for; open it with multi_label=True, or mend the line"
+                "picture, and one label a picture was asked for; say data.multi_label = true in a recipe, or "
+                "multi_label=True in Python, or mend the line"
             )
         paths.append(picture)
         labels.append(label)

@@ -29,6 +29,7 @@ class Trained:
     name: str
     licence: str  # SPDX, of the weights
     class_names: tuple[str, ...]
+    multi_label: bool = False  # a picture shows any number of the classes
     preprocess: Preprocess
 
 
@@ -40,6 +41,7 @@ class About:
     name: str
     licence: str
     class_names: tuple[str, ...]
+    multi_label: bool = False  # a picture shows any number of the classes
     preprocess: Preprocess
 
 
@@ -51,6 +53,7 @@ def save_trained(path: Path, trained: Trained, state: Mapping[str, Tensor] | Non
         "licence": trained.licence,
         "arch": arch_to_json(trained.net.arch),
         "class_names": list(trained.class_names),
+        "multi_label": trained.multi_label,
         "preprocess": trained.preprocess.to_json(),
     }
     write_tensors(path, trained.net.state_dict() if state is None else state, about)
@@ -72,6 +75,7 @@ def trained_of(tensors: Mapping[str, Tensor], said: Mapping[str, Any], *, where:
         name=about.name,
         licence=about.licence,
         class_names=about.class_names,
+        multi_label=about.multi_label,
         preprocess=about.preprocess,
     )
 
@@ -92,6 +96,7 @@ def about_of(said: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: s
             name=_text(said["name"]),
             licence=_text(said["licence"]),
             class_names=_texts(said["class_names"]),
+            multi_label=_whether(said.get("multi_label", False)),
             preprocess=Preprocess.from_json(said["preprocess"]),
         )
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, AnyError) as error:
@@ -104,6 +109,12 @@ def about_of(said: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: s
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{shown(value)} is no text")
+    return value
+
+
+def _whether(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{shown(value)} is neither true nor false")
     return value
 
 

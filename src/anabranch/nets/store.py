@@ -40,7 +40,13 @@ def replacing_file(path: Path) -> Iterator[Path]:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: cannot be written ({error.strerror or error}); make room there, or see who may write to it"
+    )
 
 
 def _flush(path: Path) -> None:

@@ -1,8 +1,4 @@
-"""The page of a training run: curves, confusions, classes and the worst pictures, in one file that asks for no other.
-
-Made of what the run left in its folder: history.jsonl, recipe.json, and answers.npz with logits (N, K), labels (N,),
-the pictures' names (N,) and class_names (K,).
-"""
+"""The page of a training run: curves, confusions, classes, the worst pictures, in one file that asks for no other."""
 
 from __future__ import annotations
 
@@ -10,20 +6,18 @@ import base64
 import hashlib
 import html
 import io
-import json
 import math
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anabranch.errors import CheckpointError, ImageError, need
-from anabranch.evaluate import Score
+from anabranch.errors import ImageError, need
+from anabranch.evaluate import MultiLabelScore, average_precisions
+from anabranch.report.training_run import TrainingRun, read_run
 
 PictureOf = Callable[[int], NDArray[np.uint8]]  # row of answers.npz -> its picture, (H, W, 3)
 
@@ -34,6 +28,7 @@ _THUMBNAIL_BYTES = 200_000  # of all of them, as they stand in the page
 _THUMBNAIL_PX = (128, 96, 80, 64, 48, 32)  # the first that fits; a small picture stays as it is
 _SMALL_PX = 64  # a picture below it is enlarged with its pixels showing
 _NAME_LETTERS = 40
+_NAMED = 3  # classes below a picture that shows several
 _SHADES = 9
 
 # Every style stands here, because the page's policy lets no other in: neither attributes nor files.
@@ -60,46 +55,6 @@ img.small{image-rendering:pixelated}
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    recipe: Mapping[str, Any]
-    history: Sequence[Mapping[str, Any]]
-    logits: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    names: Sequence[str]
-    class_names: Sequence[str]
-
-    @property
-    def answered(self) -> NDArray[np.int64]:
-        return np.asarray(self.logits.argmax(1))
-
-    def score(self) -> Score:
-        true_logits = np.take_along_axis(self.logits, self.labels[:, None], axis=1)
-        return Score(
-            num_pictures=len(self.labels),
-            top1_right=int((self.answered == self.labels).sum()),
-            top5_right=int(((self.logits > true_logits).sum(1) < 5).sum()),
-            unreadable=(),
-            matched_by="position",
-            seconds=self.history[-1]["seconds"],
-        )
-
-    def confusions(self) -> NDArray[np.int64]:
-        """(K, K) numbers of pictures: rows are their classes, columns what was answered."""
-        counted = np.zeros((len(self.class_names),) * 2, np.int64)
-        np.add.at(counted, (self.labels, self.answered), 1)
-        return counted
-
-    def losses(self) -> NDArray[np.float64]:
-        """(N,): minus the logarithm of the probability of the true class."""
-        return -self.log_probabilities()[np.arange(len(self.labels)), self.labels]
-
-    def log_probabilities(self) -> NDArray[np.float64]:
-        highest = self.logits.max(1, keepdims=True)
-        shifted = self.logits - highest
-        return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
-
-
 def page(folder: Path, picture: PictureOf) -> Path:
     """Write report.html into the folder of a run that is done. `picture` gives the one of a row of answers.npz.
 
@@ -107,42 +62,19 @@ def page(folder: Path, picture: PictureOf) -> Path:
     the run's files are damaged.
     """
     need("matplotlib", extra="report")
-    run = _read(folder)
-    parts = [_head(run), _curves(run.history), _confused(run), _worst(run, picture), _classes(run)]
+    run = read_run(folder)
+    if run.multi_label:
+        parts = [_head(run), _curves(run.history), _worst(run, picture), _precisions(run)]
+    else:
+        parts = [_head(run), _curves(run.history), _confused(run), _worst(run, picture), _classes(run)]
     text = _document(str(run.recipe["name"]), "\n".join(parts))
     path, partial = folder / "report.html", folder / ".report.html.part"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-    return path
-
-
-def score(folder: Path) -> Score:
-    """What the result of a run that is done answered rightly, whichever of its epochs it was made of.
-
-    Raises OSError, and CheckpointError where the run's files are damaged.
-    """
-    return _read(folder).score()
-
-
-def _read(folder: Path) -> _Run:
-    answers = folder / "answers.npz"
     try:
-        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        with np.load(answers, allow_pickle=False) as held:
-            logits, labels = held["logits"].astype(np.float64), held["labels"]
-            return _Run(
-                recipe,
-                [json.loads(line) for line in lines],
-                logits,
-                labels,
-                held["names"].tolist(),
-                held["class_names"].tolist(),
-            )
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{folder}: recipe.json, history.jsonl or answers.npz is damaged ({error}); train again to have them anew"
-        ) from None
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
 
 
 def _document(title: str, body: str) -> str:
@@ -163,47 +95,66 @@ def _document(title: str, body: str) -> str:
 """
 
 
-def _head(run: _Run) -> str:
-    met, epochs = run.score(), run.history[-1]["epoch"]
-    low, high = met.top1_interval
+def _head(run: TrainingRun) -> str:
+    met, last = run.score(), run.history[-1]
+    ended = f"a weight decay of {last['weight_decay']:g}" if "tried" in last else f"{last['epoch']:,} epochs"
+    if isinstance(met, MultiLabelScore):
+        figures = f"mAP <b>{met.mean_average_precision:.2f} %</b>; F1 {met.f1:.2f} %"
+    else:
+        low, high = met.top1_interval
+        figures = f"top-1 <b>{met.top1:.2f} %</b>, 95 % interval {low:.2f} to {high:.2f}; top-5 {met.top5:.2f} %"
     return (
         f"<h1>{_text(run.recipe['name'])}</h1>\n"
-        f"<p>top-1 <b>{met.top1:.2f} %</b>, 95 % interval {low:.2f} to {high:.2f}; top-5 {met.top5:.2f} %; "
-        f"on {met.num_pictures:,} test pictures; {epochs:,} epochs</p>\n"
+        f"<p>{figures}; on {met.num_pictures:,} test pictures; {ended}</p>\n"
         f'<p class="quiet">expected: {_text(run.recipe["expect"])}</p>'
     )
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> str:
-    """Loss, score and learning rate over the epochs, drawn by matplotlib."""
+    """Loss and score over the epochs, or over the weight decays that a probe tried."""
+    last = history[-1]
+    if "tried" not in last:
+        scores = {"top-1": "top1", "top-5": "top5"} if "top1" in last else {"mAP": "map", "F1": "f1"}
+        panels = {
+            "loss": {"training": "loss", "test": "test_loss"},
+            "score on the test pictures, %": scores,
+            "learning rate": {"": "lr"},
+        }
+        return f"<h2>Over the epochs</h2>\n{_drawn(history, 'epoch', panels)}"
+    if not last["tried"]:  # a probe that was given one
+        return ""
+    of_probe = {"loss on held-out pictures": {"": "loss"}, "top-1 on held-out pictures, %": {"": "top1"}}
+    return f"<h2>Over the weight decays</h2>\n{_drawn(last['tried'], 'weight_decay', of_probe)}"
+
+
+def _drawn(points: Sequence[Mapping[str, Any]], along: str, panels: Mapping[str, Mapping[str, str]]) -> str:
+    """Each panel's values of the points over that of `along`, drawn by matplotlib."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    epochs = [line["epoch"] for line in history]
-    panels = {
-        "loss": {"training": "loss", "test": "test_loss"},
-        "test pictures answered rightly, %": {"top-1": "top1", "top-5": "top5"},
-        "learning rate": {"": "lr"},
-    }
     looks = [{"color": "#0072b2", "linestyle": "-"}, {"color": "#d55e00", "linestyle": "--"}]
-    dots = "o" if len(epochs) <= 40 else None
+    dots = "o" if len(points) <= 40 else None
     drawn = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "anabranch", "font.size": 9}):
         figure = Figure(figsize=(10, 2.9), layout="constrained")
         for axes, (title, lines) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
             for look, (label, key) in zip(looks, lines.items(), strict=False):
-                axes.plot(epochs, [line[key] for line in history], marker=dots, markersize=3, label=label, **look)
+                x, y = ([point[name] for point in points] for name in (along, key))
+                axes.plot(x, y, marker=dots, markersize=3, label=label, **look)
             axes.set_title(title, fontsize=10)
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.set_xlabel(along.replace("_", " "))
+            if along == "epoch":
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            else:
+                axes.set_xscale("log")
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
             if len(lines) > 1:
                 axes.legend(frameon=False)
         figure.savefig(drawn, format="svg", metadata={"Date": None})
     shown = _inline(drawn.getvalue())
-    return f'<h2>Over the epochs</h2>\n<div role="img" aria-label="{", ".join(panels)}">{shown}</div>'
+    return f'<div role="img" aria-label="{", ".join(panels)}">{shown}</div>'
 
 
 def _inline(svg: str) -> str:
@@ -220,7 +171,7 @@ def _inline(svg: str) -> str:
     return re.sub(r' style="([^"]*)"', attributes, svg)
 
 
-def _confused(run: _Run) -> str:
+def _confused(run: TrainingRun) -> str:
     counted, names = run.confusions(), [_text(name) for name in run.class_names]
     if len(names) > _MATRIX_CLASSES:
         return _pairs(counted, names)
@@ -259,7 +210,7 @@ def _pairs(counted: NDArray[np.int64], names: Sequence[str]) -> str:
     return "<h2>What was taken for what most often</h2>\n" + _table(titles, rows, words=2)
 
 
-def _classes(run: _Run) -> str:
+def _classes(run: TrainingRun) -> str:
     counted = run.confusions()
     of_class, right, answers = counted.sum(1), counted.diagonal(), counted.sum(0)
     order = np.argsort(right / np.maximum(1, of_class), kind="stable")
@@ -277,22 +228,50 @@ def _classes(run: _Run) -> str:
     return "<h2>Classes, the worst first</h2>\n" + _table(titles, rows, words=1)
 
 
-def _worst(run: _Run, picture: PictureOf) -> str:
+def _precisions(run: TrainingRun) -> str:
+    """Of pictures that show several classes."""
+    precisions, shown = average_precisions(run.logits, run.labels), run.labels.sum(0, dtype=np.int64)
+    rows = (
+        [_text(run.class_names[index]), f"{shown[index]:,}", f"{precisions[index]:.2f} %"]
+        for index in np.argsort(precisions, kind="stable")
+        if shown[index]
+    )
+    return "<h2>Classes, the worst first</h2>\n" + _table(["class", "pictures", "average precision"], rows, words=1)
+
+
+def _worst(run: TrainingRun, picture: PictureOf) -> str:
     rows = np.argsort(-run.losses(), kind="stable")[:_WORST].tolist()
-    certainty = np.exp(run.log_probabilities())
-    figures = []
-    for row, image in zip(rows, _thumbnails([_picture(picture, row) for row in rows]), strict=True):
-        true, answered = int(run.labels[row]), int(run.answered[row])
-        said = f"{_text(run.class_names[answered])} {100 * certainty[row, answered]:.1f} %"
-        other = "" if true == answered else f"<br>is {_text(run.class_names[true])} {100 * certainty[row, true]:.1f} %"
-        figures.append(
-            f"<figure>{image}<b>{said}</b>{other}<figcaption>{_text(_end(run.names[row]))}</figcaption></figure>"
-        )
+    said = _said_of_each if run.multi_label else _said
+    figures = [
+        f"<figure>{image}{said(run, row)}<figcaption>{_text(_end(run.names[row]))}</figcaption></figure>"
+        for row, image in zip(rows, _thumbnails([_picture(picture, row) for row in rows]), strict=True)
+    ]
     return (
         f"<h2>The {len(figures)} test pictures with the largest loss</h2>\n"
         '<p class="quiet">What was answered, what it is, and the probability that the net gave each</p>\n'
         f'<div class="gallery">{"".join(figures)}</div>'
     )
+
+
+def _said(run: TrainingRun, row: int) -> str:
+    true, answered = int(run.labels[row]), int(run.answered[row])
+    other = "" if true == answered else f"<br>is {_likely(run, row, [true])}"
+    return f"<b>{_likely(run, row, [answered])}</b>{other}"
+
+
+def _said_of_each(run: TrainingRun, row: int) -> str:
+    """Of a picture that may show several classes, those that were wrongly answered, and those that were missed."""
+    answered, shown = run.logits[row] >= 0, run.labels[row] > 0
+    wrong = _likely(run, row, np.flatnonzero(answered & ~shown).tolist()) or "nothing wrong"
+    missed = _likely(run, row, np.flatnonzero(shown & ~answered).tolist()) or "nothing"
+    return f"<b>{wrong}</b><br>missed {missed}"
+
+
+def _likely(run: TrainingRun, row: int, classes: Sequence[int]) -> str:
+    """The first few of the classes, with the probability that the net gave each."""
+    certainty = run.probabilities(row)
+    named = [f"{_text(run.class_names[each])} {100 * certainty[each]:.1f} %" for each in classes[:_NAMED]]
+    return ", ".join(named) + (", ..." if len(classes) > _NAMED else "")
 
 
 def _picture(picture: PictureOf, row: int) -> NDArray[np.uint8] | None:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from anabranch.card import Card
 from anabranch.errors import Error, UsageError
-from anabranch.runtimes.predictor import Predictor, softmax
+from anabranch.runtimes.predictor import Predictor, sigmoid, softmax
 
 if TYPE_CHECKING:  # half as long to import as numpy itself
     from numpy.typing import NDArray
@@ -130,14 +131,14 @@ def _answer_batch(predictor: Predictor, reads: list[_Read], top: int) -> Iterato
             yield Answer(read.name, None, (), read.error, read.decode_ms, 0.0)
         else:
             row = next(logits)
-            yield Answer(read.name, row, _guesses(row, predictor.card.labels, top), None, read.decode_ms, infer_ms)
+            yield Answer(read.name, row, _guesses(row, predictor.card, top), None, read.decode_ms, infer_ms)
 
 
-def _guesses(logits: NDArray[np.float32], labels: tuple[str, ...], top: int) -> tuple[Guess, ...]:
-    """Best first; of equal ones the lower index."""
-    probabilities = softmax(logits)
-    best = np.argsort(-probabilities, kind="stable")[:top]
-    return tuple(Guess(int(index), labels[index], float(probabilities[index])) for index in best)
+def _guesses(logits: NDArray[np.float32], card: Card, top: int) -> tuple[Guess, ...]:
+    """Best first; of equal ones the lower index. A probability is of one class among all, or of each by itself."""
+    probabilities = sigmoid(logits) if card.multi_label else softmax(logits)
+    best = np.argsort(-logits, kind="stable")[:top]
+    return tuple(Guess(int(index), card.labels[index], float(probabilities[index])) for index in best)
 
 
 def _picture(source: Source) -> Picture:

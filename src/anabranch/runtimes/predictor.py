@@ -44,3 +44,9 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
         scaled = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float32)
     probabilities: NDArray[np.float32] = scaled / scaled.sum(axis=-1, keepdims=True)
     return probabilities
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The probability of each class by itself, same shape, for logits of any size."""
+    probabilities: NDArray[np.float32] = 0.5 + 0.5 * np.tanh(0.5 * logits)
+    return probabilities

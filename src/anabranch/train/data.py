@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,67 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from anabranch.errors import DatasetError, ImageError
-from anabranch.images.labelled import Labelled, LabelledFiles, open_labelled
+from anabranch.errors import ImageError
+from anabranch.images.labelled import Labelled
 from anabranch.images.preprocess import Preprocess
-from anabranch.images.split import parts
 from anabranch.train.augment import num_draws
-from anabranch.train.tables import Augment, Data, Source
+from anabranch.train.sets import truth
+from anabranch.train.tables import Augment
 
 _SHARDS_AT_ONCE = 4  # whose pictures are mixed: each read from one end to the other, more or less
-
-
-class Sets(NamedTuple):
-    """What a run learns from and what it is tested on, both in the classes of `class_names`."""
-
-    shown: Labelled
-    tested: Labelled
-    class_names: tuple[str, ...]
-
-
-def open_sets(data: Data) -> Sets:
-    """Raises DatasetError where the two sets, or the recipe's names and a set's own, do not fit together."""
-    shown, tested = (_open(data.train), _open(data.test)) if data.test else _held_out(data)
-    test_path = data.test.path if data.test else data.train.path
-    for other, path in ((tested.class_names, test_path), (data.class_names, "data.class_names")):
-        if None not in (shown.class_names, other) and shown.class_names != other:
-            raise DatasetError(
-                f"{path}: its classes {_some(other)} are not those of {data.train.path}, {_some(shown.class_names)}"
-            )
-    names = shown.class_names or tested.class_names or data.class_names
-    if names is None:
-        raise DatasetError(f"{data.train.path}: its classes have no names; give data.class_names in the recipe")
-    for labelled, path in ((shown, data.train.path), (tested, test_path)):
-        if len(labelled) == 0:
-            raise DatasetError(f"{path}: holds no pictures")
-        if (largest := int(labelled.labels.max())) >= len(names):
-            raise DatasetError(f"{path}: holds label {largest}, but there are {len(names)} class names")
-    return Sets(shown, tested, tuple(names))
-
-
-def _held_out(data: Data) -> tuple[Labelled, Labelled]:
-    """The training pictures without those that are tested on, and these: by their names, class by class."""
-    whole = _open(data.train)
-    if not isinstance(whole, LabelledFiles):
-        raise DatasetError(
-            f"{data.train.path}: only pictures in files of their own can be held out; "
-            "'anabranch split' parts any set, and data.test names the other part"
-        )
-    part = parts(whole, [1 - data.hold_out, data.hold_out], seed=0)
-    shown, tested = (np.flatnonzero(part == which).tolist() for which in (0, 1))
-    return tuple(  # type: ignore[return-value]
-        replace(whole, names=[whole.names[index] for index in those], labels=whole.labels[those])
-        for those in (shown, tested)
-    )
-
-
-def _open(source: Source) -> Labelled:
-    return open_labelled(Path(source.path), split=source.split, labels=Path(source.labels) if source.labels else None)
-
-
-def _some(names: tuple[str, ...] | None) -> str:
-    assert names is not None
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def order(seed: int, epoch: int, data: Labelled, *, balanced: bool = False, repeats: int = 1) -> NDArray[np.int64]:
@@ -169,7 +115,6 @@ class Crop(NamedTuple):
     """A picture as it is handed to the device."""
 
     pixels: NDArray[np.uint8]  # (S, S, 3)
-    label: int
     draws: NDArray[np.float32]  # (D,), uniform in [0, 1): what `augment.Batch` decides by
 
 
@@ -181,6 +126,7 @@ class Crops:
 
     def __init__(self, data: Labelled, preprocess: Preprocess, recipe: Augment | None, *, seed: int = 0):
         self.data = data
+        self.truth = truth(data)
         self.preprocess = preprocess
         self.recipe = recipe
         self.seed = seed
@@ -202,7 +148,7 @@ class Crops:
             square = random_resized_crop(picture, rng, self.recipe, self.side_px)
         else:
             square = self._as_tested()(picture)
-        return Crop(square, int(self.data.labels[index]), rng.random(self.num_draws, np.float32))
+        return Crop(square, rng.random(self.num_draws, np.float32))
 
     def _as_tested(self) -> Preprocess:
         """The preprocessing at `side_px`, with the same share of the picture in view."""
@@ -216,7 +162,7 @@ class Share(NamedTuple):
     """One process's part of a batch: n pictures, or none where all of them are unreadable."""
 
     pixels: Tensor  # (n, S, S, 3) uint8
-    labels: Tensor  # (n,) int64
+    labels: Tensor  # (n,) int64, or (n, K) uint8 of 0 and 1 where a picture may show several classes
     draws: Tensor  # (n, D) float32
     unreadable: tuple[str, ...]  # what was wrong with those that were left out, a line each
     indices: Tensor  # (n,) int64: which pictures of the set these are
@@ -275,7 +221,7 @@ def _gathered(crops: Crops, share: list[list[int]], tolerate: bool) -> Share:
     draws = np.empty((len(read), crops.num_draws), np.float32)
     for place, crop in enumerate(read):
         pixels[place], draws[place] = crop.pixels, crop.draws
-    labels = torch.tensor([crop.label for crop in read], dtype=torch.int64)
+    labels = torch.from_numpy(crops.truth[indices])
     return Share(
         torch.from_numpy(pixels), labels, torch.from_numpy(draws), tuple(unreadable), torch.tensor(indices).long()
     )

@@ -64,12 +64,14 @@ def open_teacher(
                 "into its convolutions; give a checkpoint as the teacher, or leave the key out"
             )
         predictor = open_model(distil.teacher)
+        _want_one_class(distil.teacher, multi_label=predictor.card.multi_label)
         columns = _columns(predictor.card.labels, class_names, teacher=distil.teacher)
         for side_px in {side_px for _, side_px in recipe.augment.side_px} or {student.crop_px}:
             _check_side(predictor, side_px, teacher=distil.teacher)
         return ArtefactTeacher(predictor, columns, student=student, name=distil.teacher)
     path, like = locate(distil.teacher)
     trained = open_trained(path, like=like)
+    _want_one_class(distil.teacher, multi_label=trained.multi_label)
     columns = _columns(trained.class_names, class_names, teacher=distil.teacher)
     net = trained.net.to(device)
     return NetTeacher(
@@ -158,6 +160,14 @@ def _columns(teacher_classes: Sequence[str], class_names: Sequence[str], *, teac
         )
     index_of = {name: index for index, name in enumerate(theirs)}
     return np.array([index_of[name] for name in wanted])
+
+
+def _want_one_class(teacher: str, *, multi_label: bool) -> None:
+    if multi_label:
+        raise RecipeError(
+            f"distil.teacher = {teacher!r} gives a picture any number of classes, and what a student learns from its "
+            "teacher is the one class of each picture; give a teacher that was trained without data.multi_label"
+        )
 
 
 def _check_side(predictor: Predictor, side_px: int, *, teacher: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,14 +25,13 @@ from anabranch.nets.load import load_strictly
 from anabranch.nets.net import Net
 from anabranch.nets.store import read_tensors, tensors_sha256, write_tensors
 from anabranch.runtimes.open import open_model
-from anabranch.runtimes.pipeline import Picture, answer
 from anabranch.runtimes.predictor import Predictor
 from anabranch.version import VERSION
 
 Report = Callable[[int], None]  # told the number of pictures done
 
 _KIND = "features"
-_BATCH = 16
+_BATCH = 8
 _CHECKED = 8  # pictures on which the engine is held against torch
 _TOLERANCE = 1e-3  # of the largest feature
 
@@ -55,9 +55,8 @@ def features(
     """What the net's `embed` gives for each picture, from the folder `cache` where it is known already.
 
     It is computed anew where the backbone, the preprocessing or any picture is another one, and where the kept file is
-    damaged; to the float noise of an engine that takes as many pictures at a time as are ready. Raises ImageError
-    where more than the share `unreadable` of the pictures cannot be read, and ExportError where the engine does not
-    agree with torch.
+    damaged. Raises ImageError where more than the share `unreadable` of the pictures cannot be read, and ExportError
+    where the engine does not agree with torch.
     """
     frozen = backbone(net)
     computes = _sha256([arch_to_json(net.arch), preprocess.to_json(), tensors_sha256(frozen.state_dict()), VERSION])
@@ -111,19 +110,35 @@ def _pack(backbone: Net, preprocess: Preprocess, folder: Path) -> None:
 
 
 def _computed(engine: Predictor, data: Labelled, share: float, report: Report) -> Features:
-    pictures = (Picture(name, partial(data.picture, index)) for index, name in enumerate(data.names))
-    values = np.empty((len(data), engine.card.num_classes), np.float32)
+    """Each thread reads a batch and has it answered, so that no core waits for another one's pictures."""
+    parts: list[Features] = []
+    unreadable: tuple[tuple[str, str], ...] = ()
+    pool = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="features")
+    try:
+        for part in pool.map(partial(_part, engine, data), range(0, len(data), _BATCH)):
+            parts.append(part)
+            unreadable += part.unreadable
+            _refuse_too_many(unreadable, share, len(data))
+            report(min(len(parts) * _BATCH, len(data)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    values, indices = (np.concatenate(each) for each in zip(*((p.values, p.indices) for p in parts), strict=True))
+    return Features(values, indices, unreadable)
+
+
+def _part(engine: Predictor, data: Labelled, first: int) -> Features:
+    pixels: list[NDArray[np.uint8]] = []
     indices: list[int] = []
     unreadable: list[tuple[str, str]] = []
-    for index, answered in enumerate(answer(engine, pictures, top=1, batch=_BATCH)):
-        if answered.logits is None:
-            unreadable.append((answered.name, answered.error or ""))
-            _refuse_too_many(unreadable, share, len(data))
-        else:
-            values[len(indices)] = answered.logits
+    for index in range(first, min(first + _BATCH, len(data))):
+        try:
+            pixels.append(engine.card.preprocess(data.picture(index)))
             indices.append(index)
-        report(index + 1)
-    return Features(values[: len(indices)], np.array(indices, np.int64), tuple(unreadable))
+        except ImageError as error:
+            name = data.names[index]
+            unreadable.append((name, str(error) if name in str(error) else f"{name}: {error}"))
+    values = engine.predict(np.stack(pixels)) if pixels else np.empty((0, engine.card.num_classes), np.float32)
+    return Features(values, np.array(indices, np.int64), tuple(unreadable))
 
 
 def _refuse_too_many(unreadable: Sequence[tuple[str, str]], share: float, total: int) -> None:

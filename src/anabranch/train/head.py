@@ -14,6 +14,8 @@ from torch import Tensor
 from anabranch.errors import DatasetError, RecipeError
 
 _HELD_OUT = 5  # one picture of so many
+_TOLERANCE = 1e-4  # of the gradient's largest entry, as in scikit-learn's LogisticRegression
+_TOLERANCE_TO_CHOOSE = 1e-3  # which of several decays is best is seen long before
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +59,22 @@ def fit_head(
         held_out = torch.from_numpy(_held_out(labels, num_classes, seed))
         tried = tuple(_tried(x, y, held_out, num_classes, decays))
         chosen = max(tried, key=lambda each: (each.top1, -each.loss)).weight_decay
-    ((weight, bias),) = _fitted(x, y, num_classes, [chosen])
+    ((weight, bias),) = _fitted(x, y, num_classes, [chosen], _TOLERANCE)
     return Head(weight.float().numpy(), bias.float().numpy(), chosen, tried)
 
 
 def _tried(x: Tensor, y: Tensor, held_out: Tensor, num_classes: int, decays: Sequence[float]) -> Iterator[Tried]:
     judged, truth = x[held_out].double(), y[held_out]
-    fits = _fitted(x[~held_out], y[~held_out], num_classes, decays)
+    fits = _fitted(x[~held_out], y[~held_out], num_classes, decays, _TOLERANCE_TO_CHOOSE)
     for decay, (weight, bias) in zip(decays, fits, strict=True):
         logits = judged @ weight.T + bias
         right = (logits.argmax(1) == truth).double().mean().item()
         yield Tried(decay, 100 * right, F.cross_entropy(logits, truth).item(), len(truth))
 
 
-def _fitted(x: Tensor, y: Tensor, num_classes: int, decays: Sequence[float]) -> Iterator[tuple[Tensor, Tensor]]:
+def _fitted(
+    x: Tensor, y: Tensor, num_classes: int, decays: Sequence[float], tolerance: float
+) -> Iterator[tuple[Tensor, Tensor]]:
     """For each decay weight (K, C) and bias (K,), float64, for features as they are; each begins where the last ended.
 
     A feature that hardly varies is scaled as if it varied by a thousandth of the one that varies most: to make a new
@@ -83,15 +87,15 @@ def _fitted(x: Tensor, y: Tensor, num_classes: int, decays: Sequence[float]) -> 
     weight = torch.zeros(num_classes, x.shape[1], requires_grad=True)
     bias = torch.zeros(num_classes, requires_grad=True)
     for decay in decays:
-        _minimise(standard, y, weight, bias, decay)
+        _minimise(standard, y, weight, bias, decay, tolerance)
         unscaled = weight.detach().double() / spread
         yield unscaled, bias.detach().double() - unscaled @ mean.double()
 
 
-def _minimise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, decay: float) -> None:
-    """Move weight and bias, in place, to where the gradient vanishes in float32."""
+def _minimise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, decay: float, tolerance: float) -> None:
+    """Move weight and bias, in place, to where no entry of the gradient is above the tolerance."""
     optimiser = torch.optim.LBFGS(
-        [weight, bias], max_iter=1000, tolerance_grad=1e-5, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+        [weight, bias], max_iter=1000, tolerance_grad=tolerance, tolerance_change=1e-9, line_search_fn="strong_wolfe"
     )
 
     def loss() -> float:

@@ -9,14 +9,18 @@ answers.npz                 what the result answered on the test pictures, for t
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from socket import gethostname
+from time import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.errors import need
+from anabranch.nets.store import replacing_file, unwritable
 
 _EVERY_STEPS = 10  # between two points of a curve over the steps
 
@@ -26,31 +30,26 @@ _OF_A_STEP = {  # name of a curve, of letters that TensorBoard leaves as they ar
     "speed/pictures_per_s": "pictures_per_s",
     "speed/waiting": "waiting",
 }
-_OF_AN_EPOCH = {"test/top1": "top1", "test/top5": "top5", "test/loss": "test_loss"}
+_OF_AN_EPOCH = {  # of those that the run's pictures allow: one class each, or several
+    "test/top1": "top1",
+    "test/top5": "top5",
+    "test/map": "map",
+    "test/f1": "f1",
+    "test/loss": "test_loss",
+}
 
 
 class Logs:
-    """The logs of the run in `folder`, of which `step` steps are done. Leave with `with Logs(...) as logs`.
+    """The logs of the run in `folder`, of which `step` steps are done.
 
     A run that goes on writes its events into a file of its own, which tells TensorBoard to forget the points after
-    `step` that an earlier sitting drew: no step has two. Raises MissingExtra.
+    `step` that an earlier sitting drew: no step has two. Raises MissingExtra, and CheckpointError
+    where something cannot be written.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool, step: int = 0):
         self.folder = folder
-        self.writer: Any = None
-        if tensorboard:
-            # Two sittings may begin within one second, which is all that tells the names of their files apart.
-            self.writer = need("tensorboardX", extra="train").SummaryWriter(
-                str(folder / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step}"
-            )
-
-    def __enter__(self) -> Logs:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        self.events = _Events(folder / "tensorboard", step) if tensorboard else None
 
     def step(self, told: Mapping[str, Any]) -> None:
         """Take down what the loop told of a step."""
@@ -61,39 +60,75 @@ class Logs:
         """Take down the epoch that ended with `step`: the last line of the `history` of the whole run."""
         self.rewrite(history)
         self._draw(_OF_AN_EPOCH, history[-1], step)
-        if self.writer is not None:
-            self.writer.flush()
 
     def rewrite(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Make history.jsonl say `history`, whatever a sitting that was killed left in it."""
-        partial = self.folder / ".history.jsonl.part"
-        partial.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
-        partial.replace(self.folder / "history.jsonl")
+        write_text(self.folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in history))
 
     def _draw(self, curves: Mapping[str, str], told: Mapping[str, Any], step: int) -> None:
-        if self.writer is None:
-            return
-        for curve, key in curves.items():
-            self.writer.add_scalar(curve, told[key], step)
+        if self.events is not None:
+            self.events.write(step, {curve: told[key] for curve, key in curves.items() if key in told})
+
+
+class _Events:
+    """TensorBoard's file of a sitting, opened for each event by itself.
+
+    tensorboardX's own writer is a thread: a full disk ends it unheard, and a run then waits for it for ever.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self.words = need("tensorboardX.proto.event_pb2", extra="train")
+        self.checksum = need("tensorboardX.record_writer", extra="train").masked_crc32c
+        # Two sittings may begin within one second, which is all that tells the names of their files apart.
+        self.path = folder / f"events.out.tfevents.{int(time())}.{gethostname()}.{step}"
+        self._append(self.words.Event(wall_time=time(), file_version="brain.Event:2"))
+        began = self.words.SessionLog(status=self.words.SessionLog.START)
+        self._append(self.words.Event(wall_time=time(), step=step + 1, session_log=began))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        event = self.words.Event(wall_time=time(), step=step)
+        for curve, value in values.items():
+            event.summary.value.add(tag=curve, simple_value=value)
+        self._append(event)
+
+    def _append(self, event: Any) -> None:
+        """A record is a length and an event, each with its checksum."""
+        content = event.SerializeToString()
+        parts = struct.pack("<Q", len(content)), content
+        record = b"".join(part + struct.pack("<I", self.checksum(part)) for part in parts)
+        try:
+            self.path.parent.mkdir(exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(record)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all. Raises CheckpointError where it cannot be written."""
+    with replacing_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_answers(
     folder: Path,
     *,
     logits: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    labels: NDArray[np.integer],
     names: Sequence[str],
     class_names: Sequence[str],
 ) -> Path:
-    """Write answers.npz: logits (N, K), labels (N,), the pictures' names (N,) and the classes' (K,). No pickles."""
-    path, partial = folder / "answers.npz", folder / ".answers.npz.part"
-    with partial.open("wb") as file:
+    """Write answers.npz: logits (N, K), labels, the pictures' names (N,) and the classes' (K,). No pickles.
+
+    labels: (N,), or (N, K) of 0 and 1 where a picture may show several classes. Raises CheckpointError.
+    """
+    path = folder / "answers.npz"
+    with replacing_file(path) as partial, partial.open("wb") as file:
         np.savez_compressed(
             file,
             logits=logits.astype(np.float32),
-            labels=labels.astype(np.int64),
+            labels=labels,
             names=np.array(names, np.str_),
             class_names=np.array(class_names, np.str_),
         )
-    partial.replace(path)
     return path

@@ -30,12 +30,13 @@ from anabranch.errors import DatasetError, RecipeError
 from anabranch.nets.count import count
 from anabranch.nets.load import Trained, load_trained, save_trained
 from anabranch.train import checkpoint
-from anabranch.train.data import Crops, Sets, Share, batches, open_sets, order, side_at
+from anabranch.train.data import Crops, Share, batches, order, side_at
 from anabranch.train.distil import Locate
 from anabranch.train.estimate import Estimate, Parts, Plan, device_name, estimate
-from anabranch.train.logs import Logs, write_answers
+from anabranch.train.logs import Logs, write_answers, write_text
 from anabranch.train.optimise import averaged, rate, scaled_lr
-from anabranch.train.score import answers, looked_at, scored
+from anabranch.train.score import answers, looked_at, scored, yardstick
+from anabranch.train.sets import Sets, open_sets
 from anabranch.train.student import Student
 from anabranch.train.tables import Recipe
 from anabranch.train.team import Team
@@ -68,7 +69,7 @@ def train(
 
 
 def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Report, locate: Locate) -> Path:
-    wanted, run = recipe.steps, recipe.run
+    wanted, run, better = recipe.steps, recipe.run, yardstick(recipe)
     last = folder / "last.safetensors"
     if last.exists() and not resume:
         raise RecipeError(f"{folder}: already holds a run; go on with --resume, or give another folder with --out")
@@ -85,98 +86,86 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
     progress = checkpoint.restore(last, fixed, student.learner) if last.exists() else checkpoint.Progress()
     plan = _plan(recipe, sets, team, steps_per_epoch, progress.step)
     if team.leads:
-        (folder / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
+        write_text(folder / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
         report({"plan": plan})
 
     # ---- epochs ------------------------------------------------------------------------------------------------
     started = time.monotonic() - progress.seconds
-    with Logs(folder, tensorboard=run.tensorboard and team.leads, step=progress.step) as logs:
-        while progress.step < plan.steps and not _is_over(recipe, progress):
-            epoch, first = divmod(progress.step, steps_per_epoch)
-            crops.epoch = epoch
-            crops.side_px = side_at(recipe.augment, epoch, recipe.input.crop_px)
-            drawn = order(run.seed, epoch, sets.shown, balanced=recipe.data.balanced, repeats=recipe.data.repeats)
-            coming = batches(
-                crops,
-                drawn[: steps_per_epoch * wanted.batch],
-                wanted.batch,
-                first=first,
-                rank=team.rank,
-                processes=team.processes,
-                workers=run.workers,
-                tolerate=recipe.data.unreadable > 0,
-            )
-            lr = 0.0
-            step_started = time.monotonic()
-            for share in coming:
-                progress.waiting += time.monotonic() - step_started
-                progress.unreadable += [line for line in share.unreadable if line not in progress.unreadable]
-                _want_few(recipe, progress.unreadable, len(sets.shown))
-                lr = rate(wanted, progress.step, steps_per_epoch)
-                loss = student.step(share, progress.step, lr)
-                progress.step += 1
-
-                counted = team.total(torch.tensor([loss * len(share.labels), len(share.labels)], dtype=torch.float64))
-                if not math.isfinite(counted[0].item()):
-                    raise RecipeError(
-                        f"step {progress.step}: the loss is no longer a number; lower optimise.lr = {wanted.lr}, "
-                        "or warm up longer"
-                    )
-                progress.loss_sum += counted[0].item()
-                progress.seen += int(counted[1].item())
-                progress.seconds = time.monotonic() - started
-                if team.leads:
-                    pace = counted[1].item() / (time.monotonic() - step_started)
-                    told = {
-                        "step": progress.step,
-                        "steps": plan.steps,
-                        "epoch": epoch + 1,
-                        "loss": progress.loss_sum / progress.seen,
-                        "lr": lr,
-                        "pictures_per_s": pace,
-                        "waiting": progress.waiting / progress.seconds,
-                        "unreadable": len(progress.unreadable),
-                    }
-                    logs.step(told)
-                    report(told)
-                    if progress.step % run.checkpoint_steps == 0 and progress.step % steps_per_epoch:
-                        checkpoint.save(last, fixed, progress, student.learner)
-                step_started = time.monotonic()
-
-            progress.unreadable = team.union(progress.unreadable)
+    logs = Logs(folder, tensorboard=run.tensorboard and team.leads, step=progress.step)
+    while progress.step < plan.steps and not _is_over(recipe, progress):
+        epoch, first = divmod(progress.step, steps_per_epoch)
+        crops.side_px = side_at(recipe.augment, epoch, recipe.input.crop_px)
+        lr = 0.0
+        step_started = time.monotonic()
+        for share in _epoch(recipe, crops, team, epoch=epoch, steps=steps_per_epoch, first=first):
+            progress.waiting += time.monotonic() - step_started
+            progress.unreadable += [line for line in share.unreadable if line not in progress.unreadable]
             _want_few(recipe, progress.unreadable, len(sets.shown))
-            team.share(mean.state)  # each process has norms' statistics of its own
-            line = {
-                "epoch": epoch + 1,
-                "loss": progress.loss_sum / progress.seen,
-                "lr": lr,
-                **scored(net, mean.state, recipe, sets, team),
-                "waiting": round(progress.waiting / progress.seconds, 4),
-                "unreadable": len(progress.unreadable),
-                "seconds": round(progress.seconds, 1),
-            }
-            progress.history.append(line)
-            progress.loss_sum, progress.seen = 0.0, 0
-            is_best = progress.best is None or line["top1"] > progress.best["top1"]
-            if is_best:
-                progress.best = line
-            if team.leads:
-                _keep(folder, recipe, _trained(student, recipe, sets), mean.state, epoch + 1, is_best=is_best)
-                if progress.unreadable:
-                    (folder / "unreadable.txt").write_text("\n".join(progress.unreadable) + "\n", encoding="utf-8")
-                checkpoint.save(last, fixed, progress, student.learner)
-                logs.epoch(progress.history, progress.step)
-                report(line)
+            lr = rate(wanted, progress.step, steps_per_epoch)
+            loss = student.step(share, progress.step, lr)
+            progress.step += 1
 
-        # ---- the result ----------------------------------------------------------------------------------------
-        result = folder / "model.safetensors"
+            counted = team.total(torch.tensor([loss * len(share.labels), len(share.labels)], dtype=torch.float64))
+            if not math.isfinite(counted[0].item()):
+                raise RecipeError(
+                    f"step {progress.step}: the loss is no longer a number; lower optimise.lr = {wanted.lr}, "
+                    "or warm up longer"
+                )
+            progress.loss_sum += counted[0].item()
+            progress.seen += int(counted[1].item())
+            progress.seconds = time.monotonic() - started
+            if team.leads:
+                pace = counted[1].item() / (time.monotonic() - step_started)
+                told = {
+                    "step": progress.step,
+                    "steps": plan.steps,
+                    "epoch": epoch + 1,
+                    "loss": progress.loss_sum / progress.seen,
+                    "lr": lr,
+                    "pictures_per_s": pace,
+                    "waiting": progress.waiting / progress.seconds,
+                    "unreadable": len(progress.unreadable),
+                }
+                logs.step(told)
+                report(told)
+                if progress.step % run.checkpoint_steps == 0 and progress.step % steps_per_epoch:
+                    checkpoint.save(last, fixed, progress, student.learner)
+            step_started = time.monotonic()
+
+        progress.unreadable = team.union(progress.unreadable)
+        _want_few(recipe, progress.unreadable, len(sets.shown))
+        team.share(mean.state)  # each process has norms' statistics of its own
+        line = {
+            "epoch": epoch + 1,
+            "loss": progress.loss_sum / progress.seen,
+            "lr": lr,
+            **scored(net, mean.state, recipe, sets, team),
+            "waiting": round(progress.waiting / progress.seconds, 4),
+            "unreadable": len(progress.unreadable),
+            "seconds": round(progress.seconds, 1),
+        }
+        progress.history.append(line)
+        progress.loss_sum, progress.seen = 0.0, 0
+        is_best = progress.best is None or line[better] > progress.best[better]
+        if is_best:
+            progress.best = line
         if team.leads:
-            state = _result(folder, recipe, mean.state)
-            save_trained(result, _trained(student, recipe, sets), state)
-            met = answers(net, state, recipe, sets, team.device)
-            names = [sets.tested.names[index] for index in looked_at(recipe, sets)]
-            write_answers(folder, logits=met.logits, labels=met.labels, names=names, class_names=sets.class_names)
-            logs.rewrite(progress.history)
+            _keep(folder, recipe, _trained(student, recipe, sets), mean.state, epoch + 1, is_best=is_best)
+            if progress.unreadable:
+                write_text(folder / "unreadable.txt", "\n".join(progress.unreadable) + "\n")
+            checkpoint.save(last, fixed, progress, student.learner)
+            logs.epoch(progress.history, progress.step)
+            report(line)
+
+    # ---- the result ----------------------------------------------------------------------------------------
+    result = folder / "model.safetensors"
+    if team.leads:
+        state = _result(folder, recipe, mean.state)
+        save_trained(result, _trained(student, recipe, sets), state)
+        met = answers(net, state, recipe, sets, team.device)
+        names = [sets.tested.names[index] for index in looked_at(recipe, sets)]
+        write_answers(folder, logits=met.logits, labels=met.labels, names=names, class_names=sets.class_names)
+        logs.rewrite(progress.history)
     return result
 
 
@@ -192,18 +181,7 @@ def rehearse(recipe: Recipe, folder: Path, *, locate: Locate = a_path) -> Estima
 
         def shares() -> Iterator[Share]:
             while True:
-                data = recipe.data
-                drawn = order(recipe.run.seed, 0, sets.shown, balanced=data.balanced, repeats=data.repeats)
-                yield from batches(
-                    crops,
-                    drawn[: steps_per_epoch * recipe.steps.batch],
-                    recipe.steps.batch,
-                    first=0,
-                    rank=team.rank,
-                    processes=team.processes,
-                    workers=recipe.run.workers,
-                    tolerate=recipe.data.unreadable > 0,
-                )
+                yield from _epoch(recipe, crops, team, epoch=0, steps=steps_per_epoch)
 
         def step(share: Share) -> int:
             student.step(share, 0, 0.0)
@@ -221,6 +199,23 @@ def rehearse(recipe: Recipe, folder: Path, *, locate: Locate = a_path) -> Estima
             return team.total(torch.tensor([seconds], dtype=torch.float64)).item() / team.processes
 
         return estimate(plan, parts, folder, team.device, agreed=agreed)
+
+
+def _epoch(recipe: Recipe, crops: Crops, team: Team, *, epoch: int, steps: int, first: int = 0) -> Iterator[Share]:
+    """This process's share of each of the epoch's batches, from batch `first` on."""
+    crops.epoch = epoch
+    data, batch = recipe.data, recipe.steps.batch
+    drawn = order(recipe.run.seed, epoch, crops.data, balanced=data.balanced, repeats=data.repeats)
+    return batches(
+        crops,
+        drawn[: steps * batch],
+        batch,
+        first=first,
+        rank=team.rank,
+        processes=team.processes,
+        workers=recipe.run.workers,
+        tolerate=data.unreadable > 0,
+    )
 
 
 def _plan(recipe: Recipe, sets: Sets, team: Team, steps_per_epoch: int, step: int) -> Plan:
@@ -281,6 +276,7 @@ def _trained(student: Student, recipe: Recipe, sets: Sets) -> Trained:
         name=recipe.name,
         licence=recipe.licence,
         class_names=sets.class_names,
+        multi_label=recipe.data.multi_label,
         preprocess=recipe.input.preprocess(),
     )
 

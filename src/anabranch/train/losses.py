@@ -15,14 +15,15 @@ from anabranch.train.tables import Optimise
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def label_loss(recipe: Optimise) -> Loss:
+def label_loss(recipe: Optimise, *, multi_label: bool = False) -> Loss:
     """The recipe's loss of logits against targets: each picture's share of each class, in [0, 1].
 
     "cross-entropy" is summed over the classes. "binary" asks of every class by itself whether it is there, so that the
     shares need not add up to 1, and is the mean over the classes. Smoothing by e makes a share t of K classes
-    (1 - e) t + e / K. `binary_threshold` looks at the smoothed shares, so that what it leaves is 0 or 1 again.
+    (1 - e) t + e / K, or (1 - e) t + e / 2 with `multi_label`, where each class is a question of its own with two
+    answers. `binary_threshold` looks at the smoothed shares, so that what it leaves is 0 or 1 again.
     Source: Szegedy et al. 2016, section 7; Wightman et al. 2021, with the sums and the order of timm's
-    BinaryCrossEntropy.
+    BinaryCrossEntropy; of `multi_label`, Keras' BinaryCrossentropy.
     """
     smoothing, threshold = recipe.label_smoothing, recipe.binary_threshold
 
@@ -30,7 +31,7 @@ def label_loss(recipe: Optimise) -> Loss:
         return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
     def binary(logits: Tensor, targets: Tensor) -> Tensor:
-        shares = (1 - smoothing) * targets + smoothing / targets.shape[1]
+        shares = (1 - smoothing) * targets + smoothing / (2 if multi_label else targets.shape[1])
         if threshold is not None:
             shares = (shares > threshold).to(targets.dtype)
         return F.binary_cross_entropy_with_logits(logits, shares)

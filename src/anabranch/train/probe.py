@@ -7,56 +7,58 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from anabranch.errors import DatasetError
 from anabranch.evaluate import Score
 from anabranch.nets.load import Trained, load_strictly, save_trained
 from anabranch.nets.net import Net, build
-from anabranch.train.data import Sets, open_sets
-from anabranch.train.features import Report, backbone, features
+from anabranch.train.features import Features, Report, backbone, features
 from anabranch.train.head import Head, fit_head
+from anabranch.train.logs import write_answers, write_text
+from anabranch.train.sets import Sets, open_sets
 from anabranch.train.start import begin
 from anabranch.train.tables import Recipe
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Probed:
     trained: Trained
     score: Score  # on the test pictures
     head: Head
+    logits: NDArray[np.float32]  # (n, K), of the test pictures that could be read
+    indices: NDArray[np.int64]  # (n,), theirs in their set
     unreadable: tuple[tuple[str, str], ...]  # name and reason, of the training pictures
+    features_seconds: float  # of the training pictures
+    head_seconds: float
 
 
 def train_probe(recipe: Recipe, folder: Path, *, cache: Path, report: Report = lambda done: None) -> Probed:
-    """Run a recipe with a [probe] into `folder`: recipe.json, history.jsonl and model.safetensors.
+    """Run a recipe with a [probe] into `folder`, which then holds what a training's does, but nothing to go on from.
 
     `report` counts the pictures of both sets. Raises as `probe`, and what the weights to begin from raise.
     """
     assert recipe.probe is not None
     assert recipe.start is not None
     sets = open_sets(recipe.data)
+    if len(sets.class_names) < 2:
+        raise DatasetError(
+            f"{recipe.data.train.path}: holds one class, {sets.class_names[0]!r}, and a probe tells classes apart; "
+            "add a folder for what is not of it"
+        )
     torch.manual_seed(recipe.run.seed)
     net = build(recipe.spec(), num_classes=len(sets.class_names)).eval()
     begin(net, recipe.start.model_copy(update={"head": "drop"}))
     met = probe(recipe, net, sets, weight_decay=recipe.probe.weight_decay, cache=cache, report=report)
-    save_trained(folder / "model.safetensors", met.trained)
-    (folder / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
-    line = {
-        "epoch": 1,
-        "top1": met.score.top1,
-        "top5": met.score.top5,
-        "pictures": met.score.num_pictures,
-        "weight_decay": met.head.weight_decay,
-        "unreadable": len(met.unreadable),
-        "seconds": round(met.score.seconds, 1),
-    }
-    (folder / "history.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    _write(recipe, folder, sets, met)
     return met
 
 
@@ -74,12 +76,12 @@ def probe(
     `net` lends its backbone, whatever its head, and is not changed; the result shares its weights. `report` counts the
     pictures of both sets. Raises DatasetError, ImageError, ExportError, RecipeError.
     """
-    started = perf_counter()
+    times = [perf_counter()]
     embedded = partial(
         features, net, preprocess=recipe.input.preprocess(), cache=cache, unreadable=recipe.data.unreadable
     )
     shown = embedded(sets.shown, report=report)
-    tested = embedded(sets.tested, report=lambda done: report(len(sets.shown) + done))
+    times.append(perf_counter())
     head = fit_head(
         shown.values,
         sets.shown.labels[shown.indices],
@@ -87,24 +89,40 @@ def probe(
         weight_decay=weight_decay,
         seed=recipe.run.seed,
     )
-    trained = Trained(
-        net=_with_head(net, head),
-        name=recipe.name,
-        licence=recipe.licence,
-        class_names=sets.class_names,
-        preprocess=recipe.input.preprocess(),
+    times.append(perf_counter())
+    tested = embedded(sets.tested, report=lambda done: report(len(sets.shown) + done))
+    logits = tested.values @ head.weight.T + head.bias
+    times.append(perf_counter())
+    features_seconds, head_seconds, _ = (after - before for before, after in pairwise(times))
+    return Probed(
+        trained=Trained(
+            net=_with_head(net, head),
+            name=recipe.name,
+            licence=recipe.licence,
+            class_names=sets.class_names,
+            preprocess=recipe.input.preprocess(),
+        ),
+        score=_score(logits, sets.tested.labels[tested.indices], tested, times[-1] - times[0]),
+        head=head,
+        logits=logits,
+        indices=tested.indices,
+        unreadable=shown.unreadable,
+        features_seconds=features_seconds,
+        head_seconds=head_seconds,
     )
-    best = np.argsort(-(tested.values @ head.weight.T + head.bias), axis=1, kind="stable")[:, :5]
-    right = best == sets.tested.labels[tested.indices][:, None]
-    score = Score(
+
+
+def _score(logits: NDArray[np.float32], labels: NDArray[np.int64], tested: Features, seconds: float) -> Score:
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    right = best == labels[:, None]
+    return Score(
         num_pictures=len(right),
         top1_right=int(right[:, 0].sum()),
         top5_right=int(right.sum()),
         unreadable=tested.unreadable,
         matched_by="position",  # `open_sets` has seen to it that both sets have the same classes
-        seconds=perf_counter() - started,
+        seconds=seconds,
     )
-    return Probed(trained=trained, score=score, head=head, unreadable=shown.unreadable)
 
 
 def _with_head(net: Net, head: Head) -> Net:
@@ -114,3 +132,33 @@ def _with_head(net: Net, head: Head) -> Net:
     tensors |= {"head.weight": torch.from_numpy(head.weight), "head.bias": torch.from_numpy(head.bias)}
     load_strictly(headed, tensors, where="the probed net", assign=True)
     return headed.eval()
+
+
+def _write(recipe: Recipe, folder: Path, sets: Sets, met: Probed) -> None:
+    line = {
+        "epoch": 1,
+        "top1": met.score.top1,
+        "top5": met.score.top5,
+        "pictures": met.score.num_pictures,
+        "weight_decay": met.head.weight_decay,
+        "tried": [asdict(each) for each in met.head.tried],
+        "unreadable": len(met.unreadable),
+        "features_seconds": round(met.features_seconds, 2),
+        "head_seconds": round(met.head_seconds, 2),
+        "seconds": round(met.score.seconds, 2),
+    }
+    unreadable = [reason for _, reason in (*met.unreadable, *met.score.unreadable)]
+    write_text(folder / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
+    write_text(folder / "history.jsonl", json.dumps(line) + "\n")
+    if unreadable:
+        write_text(folder / "unreadable.txt", "\n".join(unreadable) + "\n")
+    else:
+        (folder / "unreadable.txt").unlink(missing_ok=True)  # of a probe before this one
+    save_trained(folder / "model.safetensors", met.trained)
+    write_answers(
+        folder,
+        logits=met.logits,
+        labels=sets.tested.labels[met.indices],
+        names=[sets.tested.names[index] for index in met.indices],
+        class_names=sets.class_names,
+    )

@@ -52,7 +52,7 @@ class Student:
             synchronised(self.net, team.processes)
         self.teacher = open_teacher(recipe, class_names, team.device, locate=locate) if recipe.distil else None
         self.to_input = Batch(recipe.augment, recipe.input.preprocess()).to(team.device)
-        self.label_loss = label_loss(recipe.steps)
+        self.label_loss = label_loss(recipe.steps, multi_label=recipe.data.multi_label)
         decay = recipe.start.layer_decay if recipe.start else 1.0
         self.learner = Learner(
             net=self.net,
@@ -94,8 +94,9 @@ class Student:
 
     def _loss(self, pixels: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
         device, recipe = self.team.device, self.recipe
-        targets = F.one_hot(labels.to(device), self.net.num_classes).float()
-        x, targets = mixed(self.to_input.train()(pixels.to(device), draws), targets, recipe.augment)
+        labels = labels.to(device)
+        targets = labels if recipe.data.multi_label else F.one_hot(labels, self.net.num_classes)
+        x, targets = mixed(self.to_input.train()(pixels.to(device), draws), targets.float(), recipe.augment)
         if recipe.run.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         reduced = recipe.run.precision != "f32"

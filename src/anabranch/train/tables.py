@@ -37,6 +37,7 @@ class Data(Table):
     test: Source | None = None
     hold_out: BelowOne = 0.0  # instead of `test`: the share of each class of `train` that is tested on and not learnt
     class_names: tuple[str, ...] | None = None  # where the set itself has none
+    multi_label: bool = False  # a picture shows any number of classes, which a CSV names between ";"
     balanced: bool = False  # each class is shown as often as any other
     repeats: Positive = 1  # copies of a picture in a batch, each augmented on its own (Hoffer et al. 2020)
     unreadable: BelowOne = 0.0  # share of pictures that may turn out unreadable; they are left out and listed
@@ -45,6 +46,11 @@ class Data(Table):
     def _fits(self) -> Self:
         if (self.test is None) != (self.hold_out > 0):
             raise ValueError("data wants either a test set, data.test, or a share of the training set, data.hold_out")
+        if self.multi_label and (self.hold_out or self.balanced):
+            raise ValueError(
+                "data.hold_out and data.balanced go by the one class of a picture, and data.multi_label gives it any "
+                "number; name a test set in data.test, and leave data.balanced out"
+            )
         return self
 
 
@@ -223,6 +229,16 @@ class Recipe(Table):
             raise ValueError("a recipe has either [optimise], to train the net, or [probe], to fit a head to it")
         if self.probe and (self.start is None or self.distil is not None):
             raise ValueError("[probe] wants [start], whose weights it looks through, and no [distil]")
+        if self.data.multi_label and (self.probe or self.distil):
+            raise ValueError(
+                "data.multi_label goes with neither [probe] nor [distil], whose losses give each picture one class; "
+                'train with [optimise] alone, whose loss is "binary"'
+            )
+        if self.data.multi_label and self.steps.loss != "binary":
+            raise ValueError(
+                f'optimise.loss = "{self.steps.loss}" gives each picture one class, and data.multi_label any number; '
+                'say optimise.loss = "binary"'
+            )
         return self
 
     @property

@@ -86,6 +86,8 @@ class Team:
             folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise RecipeError(f"{folder}: this is a file; give a folder with --out") from None
+        except OSError as error:
+            raise RecipeError(f"{folder}: cannot be made ({error.strerror}); give another folder with --out") from None
         try:
             with filelock.FileLock(folder / ".lock", blocking=False):
                 for left in folder.glob(".*.part"):

@@ -1,4 +1,4 @@
-"""`anabranch evaluate`: top-1 and top-5 of a model on a labelled set."""
+"""`anabranch evaluate`: how often a model is right on a labelled set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from anabranch.evaluate import Score, evaluate
+from anabranch.evaluate import MultiLabelScore, Score, evaluate, evaluate_multi_label
 from anabranch.images.labelled import open_labelled
 from anabranch.record import record
 from anabranch.runtimes.predictor import Predictor
@@ -20,10 +20,12 @@ def run(
     predictor: Predictor, data: str, *, split: str | None, labels: str | None, json: bool, results: str | None
 ) -> int:
     """Print the score and return the exit status: 1 where a picture could not be read."""
-    pictures = open_labelled(Path(data), split=split, labels=Path(labels) if labels else None)
+    several = predictor.card.multi_label
+    pictures = open_labelled(Path(data), split=split, labels=Path(labels) if labels else None, multi_label=several)
     watched = sys.stderr.isatty()
     with progress_bar("evaluating", len(pictures)) if watched else nullcontext(lambda: None) as advance:
-        score = evaluate(predictor, pictures, report=lambda done: advance())
+        measured = evaluate_multi_label if several else evaluate
+        score = measured(predictor, pictures, report=lambda done: advance())
     if json:
         print_json(_as_json(score, predictor, data))
     else:
@@ -37,26 +39,37 @@ def run(
     return 1 if score.unreadable else 0
 
 
-def _print_score(score: Score, predictor: Predictor) -> None:
+def score_lines(score: Score | MultiLabelScore) -> tuple[str, str]:
+    """The two figures of a score."""
+    if isinstance(score, MultiLabelScore):
+        return f"  mAP   {score.mean_average_precision:6.2f} %", f"  F1    {score.f1:6.2f} %"
     low, high = score.top1_interval
+    return f"  top-1 {score.top1:6.2f} %   95 % interval {low:.2f} to {high:.2f}", f"  top-5 {score.top5:6.2f} %"
+
+
+def _print_score(score: Score | MultiLabelScore, predictor: Predictor) -> None:
     name, pictures = predictor.card.weights.name, f"{score.num_pictures} pictures"
     print(f"{name} on {pictures} by {predictor.engine}, classes matched by {score.matched_by}")
-    print(f"  top-1  {score.top1:6.2f} %   95 % interval {low:.2f} to {high:.2f}")
-    print(f"  top-5  {score.top5:6.2f} %")
+    print("\n".join(score_lines(score)))
     print(f"  {score.num_pictures / score.seconds:.0f} pictures/s, decoding included")
 
 
-def _as_json(score: Score, predictor: Predictor, data: str) -> dict[str, object]:
+def _as_json(score: Score | MultiLabelScore, predictor: Predictor, data: str) -> dict[str, object]:
     return {
         "model": predictor.card.weights.name,
         "weights_sha256": predictor.card.weights.sha256,
         "engine": predictor.engine,
         "data": data,
         "pictures": score.num_pictures,
-        "top1": round(score.top1, 4),
-        "top1_interval95": [round(bound, 4) for bound in score.top1_interval],
-        "top5": round(score.top5, 4),
+        **_figures(score),
         "matched_by": score.matched_by,
         "unreadable": [{"picture": name, "error": reason} for name, reason in score.unreadable],
         "seconds": round(score.seconds, 3),
     }
+
+
+def _figures(score: Score | MultiLabelScore) -> dict[str, object]:
+    if isinstance(score, MultiLabelScore):
+        return {"map": round(score.mean_average_precision, 4), "f1": round(score.f1, 4)}
+    interval = [round(bound, 4) for bound in score.top1_interval]
+    return {"top1": round(score.top1, 4), "top1_interval95": interval, "top5": round(score.top5, 4)}

@@ -52,9 +52,9 @@ def run(
         result = train(recipe, folder, resume=resume, report=report, locate=_located)
     if not leads:
         return 0
-    from anabranch.report.training import score
-    from anabranch.train.data import open_sets
+    from anabranch.report.training_run import read_run
     from anabranch.train.score import looked_at
+    from anabranch.train.sets import open_sets
 
     sets = open_sets(recipe.data)
     few = looked_at(recipe, sets)
@@ -63,27 +63,35 @@ def run(
     if json:
         print_json({"checkpoint": str(result), "history": str(history)})
         return 0
-    print("\n".join(ending(result, score(folder), about_page=about_page, expect=None if smoke else recipe.expect)))
+    score = read_run(folder).score()
+    print("\n".join(ending(result, score, about_page=about_page, expect=None if smoke else recipe.expect)))
     return 0
 
 
 def _probed(recipe: Recipe, folder: Path, *, smoke: bool, dry_run: bool, json: bool) -> int:
     from anabranch.cache import cache_folder
     from anabranch.train.probe import train_probe
+    from anabranch.train.sets import open_sets
     from anabranch.train.team import Team
     from anabranch.verbs.progress import counter
-    from anabranch.verbs.training_screen import ending
+    from anabranch.verbs.training_screen import ending, page_line
 
     if dry_run or int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UsageError("a probe takes seconds and one process; run it without --dry-run and without torchrun")
     with Team().alone_in(folder), counter("pictures looked at:") as report:
         met = train_probe(recipe, folder, cache=cache_folder() / "probe", report=report)
+    tested = open_sets(recipe.data).tested
+    about_page = page_line(folder, lambda row: tested.picture(int(met.indices[row])))
     result, history = folder / "model.safetensors", folder / "history.jsonl"
     if json:
         print_json({"checkpoint": str(result), "history": str(history)})
         return 0
-    about = f"  {met.score.seconds:.1f} s; a weight decay of {met.head.weight_decay:g} was best on held-out pictures"
-    print("\n".join(ending(result, met.score, about_page=about, expect=None if smoke else recipe.expect)))
+    chosen = " was best on held-out pictures" if met.head.tried else ""
+    lines = [f"  {met.score.seconds:.1f} s; a weight decay of {met.head.weight_decay:g}{chosen}", about_page]
+    if lost := len(met.unreadable) + len(met.score.unreadable):
+        lines.insert(0, f"  {lost:,} pictures could not be read and were left out: {folder / 'unreadable.txt'}")
+    expect = None if smoke else recipe.expect
+    print("\n".join(ending(result, met.score, about_page="\n".join(lines), expect=expect)))
     return 0
 
 

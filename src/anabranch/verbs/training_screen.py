@@ -9,8 +9,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from anabranch.errors import Error
-from anabranch.evaluate import Score
+from anabranch.evaluate import MultiLabelScore, Score
 from anabranch.report.training import PictureOf, page
+from anabranch.verbs.evaluate import score_lines
 
 if TYPE_CHECKING:  # it stands in torch's wing
     from anabranch.train.estimate import Estimate, Plan, Timed
@@ -136,13 +137,14 @@ def summary(plan: Plan) -> list[str]:
         f"{plan.processes} processes" if plan.processes > 1 else "",
         f"{wanted.accumulate} parts" if wanted.accumulate > 1 else "",
     ]
+    classes = f"{plan.num_classes:,} classes" + (", any number each" if recipe.data.multi_label else "")
     apart = " x ".join(share for share in shares if share)
     rate = f"{plan.lr:g}"
     if wanted.lr_batch is not None and wanted.lr_batch != wanted.batch:
         rate = f"{wanted.lr:g} for {wanted.lr_batch:,} pictures, {rate} for {wanted.batch:,}"
     return [
         f"{recipe.name}: {plan.params:,} parameters, {plan.macs:,} MACs at {side} x {side} px",
-        f"  pictures  {plan.num_pictures:,} in {plan.num_classes:,} classes; {plan.num_tested:,} to be tested on",
+        f"  pictures  {plan.num_pictures:,} in {classes}; {plan.num_tested:,} to be tested on",
         f"  batch     {wanted.batch:,}" + (f" = {apart} x {plan.pictures_per_process:,}" if apart else ""),
         f"  rate      {rate}",
         f"  computes  in {recipe.run.precision} on {plan.device}",
@@ -160,22 +162,24 @@ def step_line(told: Mapping[str, Any], left_seconds: float) -> str:
 
 def epoch_line(line: Mapping[str, Any]) -> str:
     """A line of the history; a second one where pictures could not be read."""
+    told = {"top-1": "top1", "top-5": "top5", "mAP": "map", "F1": "f1"}
+    figures = "  ".join(f"{name} {line[key]:.2f} %" for name, key in told.items() if key in line)
     scores = (
         f"epoch {line['epoch']:3d}  loss {line['loss']:.4f}  test {line['test_loss']:.4f}  "
-        f"top-1 {line['top1']:.2f} %  top-5 {line['top5']:.2f} %  {duration(line['seconds'])}"
+        f"{figures}  {duration(line['seconds'])}"
     )
     lost = f"\n           {line['unreadable']:,} pictures could not be read and were left out"
     return scores + (lost if line["unreadable"] else "")
 
 
-def ending(result: Path, score: Score, *, about_page: str, expect: str | None) -> list[str]:
+def ending(result: Path, score: Score | MultiLabelScore, *, about_page: str, expect: str | None) -> list[str]:
     """What came of the run, and what to type next."""
-    low, high = score.top1_interval
+    first, second = score_lines(score)
     model = shlex.quote(str(result))
     return [
         str(result),
-        f"  top-1 {score.top1:6.2f} %   95 % interval {low:.2f} to {high:.2f}, on {score.num_pictures:,} test pictures",
-        f"  top-5 {score.top5:6.2f} %",
+        f"{first}, on {score.num_pictures:,} test pictures",
+        second,
         *([f"  expected: {expect}"] if expect is not None else []),
         about_page,
         "next:",
@@ -187,7 +191,7 @@ def ending(result: Path, score: Score, *, about_page: str, expect: str | None) -
 def page_line(folder: Path, picture: PictureOf) -> str:
     """Make the run's page and say where it is. A page that cannot be made fails no run that is done: it says why."""
     try:
-        return f"  {page(folder, picture)}   curves, confusions and the worst pictures"
+        return f"  {page(folder, picture)}   curves, classes and the worst pictures"
     except (Error, OSError) as error:
         return f"  no page of the run: {error}"
 
