@@ -1,0 +1,178 @@
+"""How much faster a probe is than one epoch of fine-tuning, of the same net on the same pictures, and how accurate.
+
+    python benchmarks/probe.py [ROUNDS] [RESULTS.jsonl]
+
+Fashion-MNIST is parted: a net with the spec of the built-in model learns five classes and has never seen the other
+five, of which 300 pictures each, PNGs in class folders, are then learnt by a probe and by fine-tuning, and 300 each are
+tested on. ResNeXt-50 at 224 px, with random weights, is timed only. Fine-tuning is recipes/finetune.toml, in one
+process and in one for each core, whichever is faster. Its seconds are the run's own, without its start: of the first
+epoch without its test; and of the second with the test of the first. A probe's are its features and its head, cold but
+for the backbone's export, which is made once for all pictures and timed apart; and those with the test. Each round
+runs everything once, in turn; medians and ranges are printed and recorded. Wants Linux.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from anabranch.images.labelled import open_labelled
+from anabranch.record import record
+from anabranch.train.recipe import read_recipe
+
+ROOT = Path(__file__).parents[1]
+PICTURES = "/usr/share/datasets/fashion-mnist"
+BUILTIN = ROOT / "recipes/fashion-mnist.toml"
+SEEN, NEW = (0, 1, 3, 5, 8), (2, 4, 6, 7, 9)  # T-shirt, trouser, dress, sandal, bag; pullover, coat, shirt, two shoes
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Net:
+    name: str
+    pictures: Path
+    settings: Sequence[str]  # of both recipes
+    epochs: int  # of fine-tuning that are timed; from two on, a test is timed too
+    figures: dict[str, list[float]] = field(default_factory=dict)  # seconds, one a round
+    top1: dict[str, float] = field(default_factory=dict)
+
+
+def write_pictures(folder: Path, classes: Sequence[int], *, learnt: int, tested: int) -> Path:
+    """The first of each class, as PNGs in class folders."""
+    for split, part, count in (("train", "train", learnt), ("test", "val", tested)):
+        data = open_labelled(PICTURES, split=split)
+        for label in classes:
+            place = folder / part / str(label)
+            place.mkdir(parents=True)
+            for index in np.flatnonzero(data.labels == label)[:count]:
+                Image.fromarray(data.picture(index)).save(place / f"{index:05}.png")
+    return folder
+
+
+def train(recipe: Path, data: Path, scratch: Path, settings: Sequence[str], *, processes: int = 1) -> list[Any]:
+    """The history of a run, whose folder is scratch/run."""
+    shutil.rmtree(scratch / "run", ignore_errors=True)
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+    command = [sys.executable, *launch, "-m", "anabranch", "train", str(recipe), "--data", str(data)]
+    overrides = [word for each in settings for word in ("--set", each)]
+    threads = {"OMP_NUM_THREADS": "1"} if processes > 1 else {}
+    subprocess.run(
+        [*command, *overrides, "--out", str(scratch / "run")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if processes > 1 else None,
+        check=True,
+        env=os.environ | {"ANABRANCH_CACHE": str(scratch / "cache")} | threads,
+    )
+    return [json.loads(line) for line in (scratch / "run/history.jsonl").read_text().splitlines()]
+
+
+def probe(net: Net, scratch: Path) -> Any:
+    return train(ROOT / "recipes/probe.toml", net.pictures, scratch, net.settings)[0]
+
+
+def time_probe(net: Net, scratch: Path) -> None:
+    """With the backbone's export kept, and then with the features kept too."""
+    shutil.rmtree(scratch / "cache/probe/features")
+    met, again = probe(net, scratch), probe(net, scratch)
+    note(net, "probe: features", met["features_seconds"])
+    note(net, "probe: head", met["head_seconds"])
+    note(net, "probe", met["features_seconds"] + met["head_seconds"])
+    note(net, "probe, and test", met["seconds"])
+    note(net, "the same, features kept", again["seconds"])
+
+
+def finetune(net: Net, scratch: Path, *, processes: int, epochs: int) -> list[Any]:
+    settings = [*net.settings, f"optimise.epochs={epochs}"]
+    return train(ROOT / "recipes/finetune.toml", net.pictures, scratch, settings, processes=processes)
+
+
+def time_epoch(net: Net, scratch: Path, *, processes: int) -> None:
+    """A line of the history says the seconds up to its epoch's last step, before its test."""
+    ends = [line["seconds"] for line in finetune(net, scratch, processes=processes, epochs=net.epochs)]
+    note(net, f"epoch, {processes} processes", ends[0])
+    if len(ends) > 1:
+        note(net, f"epoch, {processes} processes, and test", ends[1] - ends[0])
+
+
+def note(net: Net, figure: str, seconds: float) -> None:
+    net.figures.setdefault(figure, []).append(round(seconds, 2))
+
+
+def fashion(scratch: Path) -> Net:
+    """The net that has learnt the other classes."""
+    seen = write_pictures(scratch / "seen", SEEN, learnt=1200, tested=100)
+    names = json.dumps([str(label) for label in SEEN])
+    settings = [f"data.class_names={names}", "optimise.epochs=2", "optimise.ema_decay=0.0"]
+    *_, last = train(BUILTIN, seen, scratch, settings, processes=CORES)
+    print(f"backbone: top-1 {last['top1']:.2f} % on its own classes", flush=True)
+    weights = shutil.copy(scratch / "run/model.safetensors", scratch / "backbone.safetensors")
+    recipe = read_recipe(BUILTIN)
+    spec = ", ".join(f"{key} = {json.dumps(value)}" for key, value in recipe.arch.items())
+    given = {"crop_px": 28, "resize_px": 28, "mean": list(recipe.input.mean), "std": list(recipe.input.std)}
+    sized = [f"input.{key}={value}" for key, value in given.items()]
+    pictures = write_pictures(scratch / "new", NEW, learnt=300, tested=300)
+    return Net("built-in's spec at 28 px", pictures, [f"arch={{{spec}}}", f"start.weights={weights}", *sized], epochs=2)
+
+
+def resnext(scratch: Path) -> Net:
+    pictures = write_pictures(scratch / "few", NEW, learnt=13, tested=4)
+    return Net("resnext50_32x4d at 224 px", pictures, ["start.weights=random"], epochs=1)
+
+
+def tell(net: Net) -> dict[str, Any]:
+    """Print a net's figures, and give them as they are recorded."""
+    figures = {
+        name: {"median": statistics.median(each), "min": min(each), "max": max(each)}
+        for name, each in net.figures.items()
+    }
+    learnt = sum(1 for _ in net.pictures.glob("train/*/*.png"))
+    print(f"{net.name}, {learnt:,} pictures")
+    for name, each in figures.items():
+        print(f"  {name:32} {each['median']:8.2f} s ({each['min']:.2f} to {each['max']:.2f})")
+    ratios = {}
+    for test in ("", ", and test"):
+        epochs = [figures[name]["median"] for n in {1, CORES} if (name := f"epoch, {n} processes{test}") in figures]
+        if epochs:
+            ratios[f"probe{test}"] = ratio = round(min(epochs) / figures[f"probe{test}"]["median"], 2)
+            print(f"  an epoch{test} takes {ratio:.1f} times as long as the probe{test}")
+    for name, top1 in net.top1.items():
+        print(f"  top-1 {top1:6.2f} %  {name}")
+    return {"net": net.name, "pictures": learnt, "seconds": figures, "epoch_over_probe": ratios, "top1": net.top1}
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        nets = {scratch / "small": fashion(scratch), scratch / "large": resnext(scratch)}
+        for place, net in nets.items():
+            place.mkdir()
+            note(net, "probe, nothing kept, and test", probe(net, place)["seconds"])
+        for _ in range(rounds):
+            for place, net in nets.items():
+                time_probe(net, place)
+                for processes in sorted({1, CORES}):
+                    time_epoch(net, place, processes=processes)
+        small = nets[scratch / "small"]
+        trained = finetune(small, scratch, processes=CORES, epochs=10)
+        small.top1["probe"] = probe(small, scratch / "small")["top1"]
+        small.top1.update({f"fine-tuned, epoch {epoch} of 10": trained[epoch - 1]["top1"] for epoch in (1, 10)})
+        told = [tell(net) for net in nets.values()]
+    if len(sys.argv) > 2:
+        record(Path(sys.argv[2]), {"what": "probe against an epoch", "rounds": rounds, "nets": told})
+
+
+if __name__ == "__main__":
+    main()
