@@ -4,13 +4,14 @@
 # make parity  the publishers' own code against ours; parity-large: their nets above 100 million parameters
 # make docs    renew the generated tables
 # make builtin train the built-in model, or go on with it, and export it
+# make ideas   train small nets of equal cost, two at a time, or go on with them; make docs renews docs/ideas.md
 
 PYTHON ?= python3
 DEMO := .venv-demo
 DEV := .venv
 INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check format publishers parity parity-large docs counts builtin clean
+.PHONY: demo test check format publishers parity parity-large docs counts builtin ideas clean
 
 demo: $(DEMO)/ready
 	$(DEMO)/bin/anabranch classify src/anabranch/builtin/samples
@@ -42,6 +43,7 @@ parity-large: publishers
 docs: $(DEV)/ready
 	$(DEV)/bin/python -m anabranch.report docs/zoo.md
 	PYTHONPATH=tests $(DEV)/bin/python -m parity.page docs/parity.md
+	$(DEV)/bin/python -m anabranch.report.ideas results/ideas.jsonl docs/ideas.md
 
 counts: $(DEV)/ready
 	$(DEV)/bin/python -m anabranch.nets.count
@@ -53,6 +55,9 @@ builtin: $(DEV)/ready
 		--out runs/fashion-mnist --resume
 	$(DEV)/bin/anabranch export runs/fashion-mnist/model.safetensors -o src/anabranch/builtin/fashion-mnist \
 		--format openvino --stored f16 --overwrite
+
+ideas: $(DEV)/ready
+	OMP_NUM_THREADS=1 $(DEV)/bin/python benchmarks/ideas.py results/ideas.jsonl 2
 
 clean:
 	rm -rf $(DEMO) $(DEV) .venv-parity build dist .coverage .mypy_cache .pytest_cache .ruff_cache
