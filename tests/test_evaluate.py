@@ -8,6 +8,7 @@ import pytest
 
 from anabranch.errors import DatasetError, ImageError
 from anabranch.evaluate import average_precisions, evaluate, evaluate_multi_label, f1, match_classes
+from definitions import average_precision
 
 
 class Set:
@@ -106,16 +107,6 @@ def test_progress_is_told_once_for_each_picture() -> None:
 
 
 # ---- several classes a picture -------------------------------------------------------------------------------------
-
-
-def average_precision(scores: list[float], shown: list[int]) -> float:
-    """The definition, a picture at a time: of all that score at least as high, how many show the class."""
-    precisions = []
-    for score, is_shown in zip(scores, shown, strict=True):
-        if is_shown:
-            above = [other for mark, other in zip(scores, shown, strict=True) if mark >= score]
-            precisions.append(sum(above) / len(above))
-    return sum(precisions) / len(precisions)
 
 
 def test_average_precision_is_that_of_the_definition_with_equal_scores_too() -> None:

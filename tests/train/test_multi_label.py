@@ -23,6 +23,7 @@ from anabranch.train.recipe import read_recipe
 from anabranch.train.score import answers
 from anabranch.train.sets import open_sets
 from anabranch.train.tables import Augment
+from definitions import average_precision
 
 STEADY = ["augment.mixup=0.0", "augment.erase=0.0", "net.dropout=0.0", "net.drop_path=0.0"]
 
@@ -46,16 +47,6 @@ def several(tmp_path: Path) -> list[str]:
 
 def history(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-
-
-def average_precision(scores: list[float], shown: list[int]) -> float:
-    """As the papers write it, in the order n^2: the mean over the pictures of a class of the precision there."""
-    precisions = []
-    for score, is_shown in zip(scores, shown, strict=True):
-        if is_shown:
-            above = [other for mark, other in zip(scores, shown, strict=True) if mark >= score]
-            precisions.append(sum(above) / len(above))
-    return sum(precisions) / len(precisions)
 
 
 def test_the_net_learns_every_class_and_its_figures_are_those_of_the_definitions(
