@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = (
     -1,
@@ -17,6 +18,8 @@ def keep_freed_memory() -> None:
     It would give back each large tensor, and the next step would have the pages faulted in and cleared anew.
     Source: https://man7.org/linux/man-pages/man3/mallopt.3.html
     """
+    if sys.platform != "linux":
+        return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
         libc.mallopt(_MMAP_THRESHOLD, _NEVER)
