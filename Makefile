@@ -48,9 +48,7 @@ docs: $(DEV)/ready
 counts: $(DEV)/ready
 	$(DEV)/bin/python -m anabranch.nets.count
 
-# glibc would give each step's memory back to the system and fault it in anew, which on some machines halves the speed
 builtin: $(DEV)/ready
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=8589934592 \
 	OMP_NUM_THREADS=1 $(DEV)/bin/torchrun --nproc-per-node 2 -m anabranch train recipes/fashion-mnist.toml \
 		--out runs/fashion-mnist --resume
 	$(DEV)/bin/anabranch export runs/fashion-mnist/model.safetensors -o src/anabranch/builtin/fashion-mnist \

@@ -243,6 +243,7 @@ def table(rounds: int, folder: Path) -> dict[str, Any]:
             for side in ("anabranch", "plain"):
                 speed = in_a_process_of_its_own("speed", side, net_name, str(photos))
                 speeds.setdefault((net_name, side), []).append(speed)
+                print(f"{net_name}, {side}: {speed:.2f} pictures/s", file=sys.stderr, flush=True)
         for name, recipe_name in LOOPS.items():
             for kept, seconds in zip(
                 costs[name], in_a_process_of_its_own("cost", recipe_name, str(arrays)), strict=True
