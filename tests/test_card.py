@@ -86,7 +86,7 @@ WRONG = [
     ("preprocess/crop_px", -1, "crop_px"),
     ("preprocess", "none", "an object was expected"),
     ("graphs", [], "an object was expected"),
-    ("graphs/openvino/f32/stored", "f8", "f32 or f16"),
+    ("graphs/openvino/f32/stored", "f8", "f32, f16 or int8"),
     ("graphs/openvino/f32/files", {}, "at least one file"),
     ("graphs/openvino/f32/files/f32.xml/bytes", -1, "at least 0"),
     ("agreement/openvino/f32/max_abs", -1.0, "finite number"),

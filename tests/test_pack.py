@@ -137,6 +137,40 @@ def test_files_that_answer_otherwise_than_the_net_are_refused_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+SHOWN = np.random.default_rng(2).integers(0, 256, (24, 33, 33, 3), dtype=np.uint8)
+
+
+def test_a_graph_in_int8_lies_beside_the_one_in_f32_and_says_what_it_costs(exported, tmp_path):
+    card = pack(exported, tmp_path / "a", **GIVEN, pictures=SHOWN[:8], calibration=SHOWN[8:], max_flips=1.0)
+    assert card == read_card(tmp_path / "a", verify=True)
+    for engine in ("openvino", "onnxruntime"):
+        said = card.agreement[engine]
+        exact, rough = (open_model(tmp_path / "a", engine=engine, precision=each).predict(SHOWN[:8]) for each in said)
+        assert list(said) == ["f32", "int8"]
+        assert said["f32"].max_abs < 1e-4 < said["int8"].max_abs
+        assert said["int8"].max_abs == pytest.approx(np.abs(rough - exact).max(), abs=1e-4)
+        assert said["int8"].top1_flips == (rough.argmax(1) != exact.argmax(1)).sum()
+
+
+def test_int8_that_changes_more_answers_than_it_may_is_refused_and_leaves_nothing(exported, tmp_path):
+    with pytest.raises(
+        ExportError, match=r"openvino in int8 gives \d of 8 pictures another top-1.*at most 1\.00% were"
+    ):
+        pack(exported, tmp_path / "a", **GIVEN, pictures=SHOWN[:8], calibration=np.zeros_like(SHOWN))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_is_not_measured_on_pictures_that_nobody_would_ask_about(net, tmp_path):
+    with pytest.raises(UsageError, match="measured on real pictures"):
+        pack(net, tmp_path / "a", **GIVEN, calibration=SHOWN)
+
+
+def test_int8_without_onnxruntime_names_the_extra(net, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'anabranch\[onnxruntime\]'"):
+        pack(net, tmp_path / "a", **GIVEN, formats=["openvino"], pictures=SHOWN[:8], calibration=SHOWN[8:])
+
+
 def test_an_artefact_that_is_there_is_refused_before_any_work(net, tmp_path):
     (tmp_path / "card.json").write_text(json.dumps({}))
     with pytest.raises(ArtefactError, match="already holds an artefact"):

@@ -42,7 +42,7 @@ class Weights:
 class Graph:
     """The files of one format at one precision. `stored`: f16 halves the files; what is computed does not change."""
 
-    stored: str  # f32, f16
+    stored: str  # f32, f16, int8
     files: Mapping[str, File]  # relative path with forward slashes -> what must lie there
 
 
@@ -182,8 +182,8 @@ def _agreement_to_json(agreement: Agreement) -> dict[str, Any]:
 def _graph(value: object, where: str) -> Graph:
     table = _object(value, where, ["stored", "files"])
     stored = _text(table["stored"], f"{where}.stored")
-    if stored not in ("f32", "f16"):
-        raise ArtefactError(f"{where}.stored is {stored!r}; f32 or f16 was expected")
+    if stored not in ("f32", "f16", "int8"):
+        raise ArtefactError(f"{where}.stored is {stored!r}; f32, f16 or int8 was expected")
     files = _map(table["files"], f"{where}.files", _file)
     for name in files:
         path = PurePosixPath(name)

@@ -47,6 +47,8 @@ def pack(
     stored: str = "f32",
     pictures: NDArray[np.uint8] | None = None,
     pictures_name: str | None = None,
+    calibration: NDArray[np.uint8] | None = None,
+    max_flips: float = 0.01,
     overwrite: bool = False,
     keep_net: bool = True,
 ) -> Card:
@@ -54,15 +56,19 @@ def pack(
 
     formats: every one that an engine which is installed reads, if None. pictures: (N, S, S, 3) uint8 to measure on,
     said as `pictures_name` on the card; the synthetic ones if None. stored: f32, or f16 for OpenVINO files of half the
-    size. keep_net: False lets go of the net's weights before an engine is opened, for which a large net needs the
+    size. calibration: (M, S, S, 3) uint8 pictures, others than `pictures`, by which a graph in INT8 is made beside the
+    f32 one; it is refused where the top-1 answer of more than the share `max_flips` of `pictures` is not the net's.
+    keep_net: False lets go of the net's weights before an engine is opened, for which a large net needs the
     memory; the net is left on the meta device. Nothing is left behind if it fails. Raises UsageError, ArtefactError,
     MissingExtra, and ExportError for an engine whose answers are too far from the net's.
     """
+    if calibration is not None and pictures is None:
+        raise UsageError("what INT8 costs is measured on real pictures, others than it is made by; none were given")
     if len(labels) != net.num_classes:
         raise UsageError(f"{len(labels)} labels for a net of {net.num_classes} classes; one for each is wanted")
     formats = known_formats(installed_formats() if formats is None else formats, stored)
     for engine in ENGINES.values():
-        if engine.format in formats and engine.needs:
+        if engine.needs and (engine.format in formats or (calibration is not None and engine.format == "onnx")):
             need(engine.needs[0], extra=engine.needs[1])  # before the work whose result it is to measure
     if pictures is None:
         pictures, pictures_name = synthetic_pictures(preprocess.crop_px), SYNTHETIC
@@ -75,7 +81,9 @@ def pack(
             labels=tuple(labels),
             multi_label=multi_label,
             preprocess=preprocess,
-            graphs=write_graphs(net, staging, preprocess=preprocess, formats=formats, stored=stored),
+            graphs=write_graphs(
+                net, staging, preprocess=preprocess, formats=formats, stored=stored, calibration=calibration
+            ),
             agreement={},
             pictures=pictures_name or f"{len(pictures)} pictures",
             versions=_versions(),
@@ -85,7 +93,7 @@ def pack(
         wanted = _answers(net, card, pictures)
         if not keep_net:
             net.to("meta")
-        card = replace(card, agreement=_measured(card, staging, pictures, wanted))
+        card = replace(card, agreement=_measured(card, staging, pictures, wanted, max_flips))
         write_card(staging, card)
     return card
 
@@ -139,23 +147,35 @@ def _answers(net: Net, card: Card, pictures: NDArray[np.uint8]) -> NDArray[np.fl
 
 
 def _measured(
-    card: Card, folder: Path, pictures: NDArray[np.uint8], wanted: NDArray[np.float32]
+    card: Card, folder: Path, pictures: NDArray[np.uint8], wanted: NDArray[np.float32], max_flips: float
 ) -> dict[str, dict[str, Agreement]]:
-    """Every engine that reads a format of the artefact, in f32, against the net's logits. Raises ExportError."""
-    measured = {}
+    """Every engine that reads a format of the artefact, on each of its graphs, against the net's logits."""
+    measured: dict[str, dict[str, Agreement]] = {}
     for name, engine in ENGINES.items():
-        graph = card.graphs.get(engine.format, {}).get("f32")
-        if graph is None:
-            continue
-        met = agreement(open_model(folder, engine=name), wanted, pictures, batch=4)
-        tolerance = F16_STORED_TOLERANCE if graph.stored == "f16" else F32_TOLERANCE
-        if not met.max_abs <= tolerance * met.largest_logit:
-            raise ExportError(
-                f"{name} in f32 answers up to {met.max_abs:.3g} away from the net, on logits up to "
-                f"{met.largest_logit:.3g}; at most {tolerance:g} of the largest was wanted. Nothing was written"
-            )
-        measured[name] = {"f32": met}
+        for precision, graph in card.graphs.get(engine.format, {}).items():
+            met = agreement(open_model(folder, engine=name, precision=precision), wanted, pictures, batch=4)
+            if precision == "int8":
+                _check_int8(name, met, max_flips)
+            else:
+                _check_f32(name, met, F16_STORED_TOLERANCE if graph.stored == "f16" else F32_TOLERANCE)
+            measured.setdefault(name, {})[precision] = met
     return measured
+
+
+def _check_f32(name: str, met: Agreement, tolerance: float) -> None:
+    if not met.max_abs <= tolerance * met.largest_logit:
+        raise ExportError(
+            f"{name} in f32 answers up to {met.max_abs:.3g} away from the net, on logits up to "
+            f"{met.largest_logit:.3g}; at most {tolerance:g} of the largest was wanted. Nothing was written"
+        )
+
+
+def _check_int8(name: str, met: Agreement, max_flips: float) -> None:
+    if not met.top1_flips <= max_flips * met.num_pictures:
+        raise ExportError(
+            f"{name} in int8 gives {met.top1_flips} of {met.num_pictures} pictures another top-1 answer than the net; "
+            f"at most {max_flips:.2%} were wanted. Nothing was written; allow more, or calibrate with other pictures"
+        )
 
 
 def _versions() -> dict[str, str]:

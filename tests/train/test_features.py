@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anabranch.errors import ExportError, ImageError
+from anabranch.errors import DatasetError, ExportError, ImageError
 from anabranch.images.labelled import open_labelled
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import build
@@ -129,10 +129,29 @@ def test_an_engine_that_does_not_agree_with_torch_is_refused(
     write_coloured(tmp_path / "others", seed=1)
     predict = OpenVinoPredictor.predict
     monkeypatch.setattr(OpenVinoPredictor, "predict", lambda self, pixels: predict(self, pixels) * 1.01)
-    with pytest.raises(ExportError, match=r"away from the net's"):
+    with pytest.raises(ExportError, match=r"differ from the net's by 1\.0\d% of their length"):
         features(net, open_labelled(tmp_path / "others"), INPUT, cache=kept)
     monkeypatch.undo()
     features(net, open_labelled(tmp_path / "others"), INPUT, cache=kept)
+
+
+def test_features_in_int8_are_near_those_in_f32_and_kept_beside_them(net, coloured, kept, seen) -> None:
+    data = open_labelled(coloured)
+    exact = features(net, data, INPUT, cache=kept)
+    rough = features(net, data, INPUT, cache=kept, precision="int8")
+    apart = np.linalg.norm(rough.values - exact.values) / np.linalg.norm(exact.values)
+    assert 1e-4 < apart < 0.1
+    seen.clear()
+    np.testing.assert_array_equal(features(net, data, INPUT, cache=kept, precision="int8").values, rough.values)
+    np.testing.assert_array_equal(features(net, data, INPUT, cache=kept).values, exact.values)
+    assert seen == []
+
+
+def test_too_few_pictures_show_int8_no_ranges(net, coloured, kept) -> None:
+    for path in sorted(coloured.rglob("*.png"))[::2]:
+        path.unlink()
+    with pytest.raises(DatasetError, match="INT8 wants at least 16 pictures that can be read.*there are 10"):
+        features(net, open_labelled(coloured), INPUT, cache=kept, precision="int8")
 
 
 # ---- The head ------------------------------------------------------------------------------------------------------

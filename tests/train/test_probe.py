@@ -16,7 +16,7 @@ from anabranch.nets.load import Trained, load_trained, save_trained
 from anabranch.train.probe import probe, train_probe
 from anabranch.train.recipe import read_recipe
 from anabranch.train.sets import Sets
-from anabranch.train.tables import Data, Input, Optimise, Recipe, Run, Source
+from anabranch.train.tables import Data, Input, Optimise, Probe, Recipe, Run, Source
 from anabranch.verbs.train import run
 
 INPUT = Preprocess(crop_px=24, resize_px=24, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
@@ -39,7 +39,7 @@ def test_a_probe_gives_a_net_whose_answers_are_the_score_it_says(net, coloured, 
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     sets = Sets(open_labelled(coloured), tested, ("blue", "red"))
     done: list[int] = []
-    probed = probe(recipe, net, sets, weight_decay=[1e-3, 1e-2], cache=kept, report=done.append)
+    probed = probe(recipe, Probe(weight_decay=(1e-3, 1e-2)), net, sets, cache=kept, report=done.append)
 
     save_trained(tmp_path / "model.safetensors", probed.trained)
     trained = load_trained(tmp_path / "model.safetensors")

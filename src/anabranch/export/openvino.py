@@ -10,16 +10,18 @@ from anabranch.errors import ExportError
 
 
 def write_openvino(onnx_path: Path, path: Path, *, stored: str) -> list[str]:
-    """Write `path` (.xml) and its .bin. `stored`: f32, or f16 for files of half the size. Gives both names.
+    """Write `path` (.xml) and its .bin. `stored`: f32, f16 for files of half the size, int8. Gives both names.
 
-    What the exporter wrote out as arithmetic on constants is computed here, once, instead of at every start.
+    What the exporter wrote out as arithmetic on constants is computed here, once, instead of at every start; but not
+    in INT8, whose weights are themselves such arithmetic.
     """
     ov = openvino()
     model = ov.Core().read_model(onnx_path)
-    passes = importlib.import_module("openvino.passes")
-    manager = passes.Manager()
-    manager.register_pass(passes.ConstantFolding())
-    manager.run_passes(model)
+    if stored != "int8":
+        passes = importlib.import_module("openvino.passes")
+        manager = passes.Manager()
+        manager.register_pass(passes.ConstantFolding())
+        manager.run_passes(model)
     try:
         ov.save_model(model, path, compress_to_fp16=stored == "f16")
     except RuntimeError as error:  # such as a full disk

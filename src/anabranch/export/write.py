@@ -6,13 +6,16 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from anabranch.artefact import described
 from anabranch.card import Graph
 from anabranch.disk import want_room
 from anabranch.errors import ExportError, UsageError, nearest
 from anabranch.export.graph import PixelsToLogits
+from anabranch.export.int8 import write_int8
 from anabranch.export.onnx import write_onnx
 from anabranch.export.openvino import write_openvino
 from anabranch.images.preprocess import Preprocess
@@ -24,30 +27,41 @@ STORED = ("f32", "f16")
 
 
 def write_graphs(
-    net: Net, folder: Path, *, preprocess: Preprocess, formats: Iterable[str] = FORMATS, stored: str = "f32"
+    net: Net,
+    folder: Path,
+    *,
+    preprocess: Preprocess,
+    formats: Iterable[str] = FORMATS,
+    stored: str = "f32",
+    calibration: NDArray[np.uint8] | None = None,
 ) -> dict[str, dict[str, Graph]]:
-    """Write the f32 graph of `net` in each format, and give what the card says of the files.
+    """Write the graph of `net` in each format, and give what the card says of the files.
 
-    `stored` = f16 halves OpenVINO's files; an ONNX file always holds f32. The net must be float32 on the CPU; it
-    stays as it is, and a failure leaves nothing in `folder`. Raises UsageError, ExportError.
+    `stored` = f16 halves OpenVINO's files; an ONNX file always holds f32. With `calibration`, pictures (M, S, S, 3),
+    there is a graph in INT8 too, made by them. The net must be float32 on the CPU; it stays as it is, and a failure
+    leaves nothing in `folder`. Raises UsageError, ExportError, MissingExtra.
     """
     formats = known_formats(formats, stored)
     _check(net)
     weights_bytes = sum(tensor.nbytes for tensor in net.state_dict().values())  # in an ONNX file and one made of it
     want_room(folder.parent, 2 * weights_bytes, error=ExportError, otherwise="choose another place")
-    graph = PixelsToLogits(net, preprocess)
-    files: dict[str, Graph] = {}
+    files: dict[str, dict[str, Graph]] = {name: {} for name in formats}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".graphs.") as scratch:
         made = Path(scratch)
-        names = write_onnx(graph, made / "f32.onnx", size_px=preprocess.crop_px)
-        if "onnx" in formats:
-            files["onnx"] = Graph("f32", described(made, names))
-        if "openvino" in formats:
-            names = write_openvino(made / "f32.onnx", made / "f32.xml", stored=stored)
-            files["openvino"] = Graph(stored, described(made, names))
-        for name in (name for each in files.values() for name in each.files):
-            (made / name).rename(folder / name)
-    return {name: {"f32": files[name]} for name in formats}
+        onnx_files = {"f32": write_onnx(PixelsToLogits(net, preprocess), made / "f32.onnx", size_px=preprocess.crop_px)}
+        if calibration is not None:
+            onnx_files["int8"] = write_int8(made / "f32.onnx", made / "int8.onnx", calibration)
+        for precision, names in onnx_files.items():
+            if "onnx" in formats:
+                files["onnx"][precision] = Graph(precision, described(made, names))
+            if "openvino" in formats:
+                kept = stored if precision == "f32" else precision
+                names = write_openvino(made / f"{precision}.onnx", made / f"{precision}.xml", stored=kept)
+                files["openvino"][precision] = Graph(kept, described(made, names))
+        for graphs in files.values():
+            for name in (name for graph in graphs.values() for name in graph.files):
+                (made / name).rename(folder / name)
+    return files
 
 
 def weights_sha256(net: torch.nn.Module) -> str:

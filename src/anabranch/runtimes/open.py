@@ -23,13 +23,16 @@ class Engine(NamedTuple):
 
 ENGINES = {
     "openvino": Engine(
-        "openvino", None, "anabranch.runtimes.openvino:OpenVinoPredictor", {"f32": "f32", "bf16": "f32"}
+        "openvino",
+        None,
+        "anabranch.runtimes.openvino:OpenVinoPredictor",
+        {"f32": "f32", "bf16": "f32", "int8": "int8"},
     ),
     "onnxruntime": Engine(
         "onnx",
         ("onnxruntime", "onnxruntime"),
         "anabranch.runtimes.onnxruntime:OnnxRuntimePredictor",
-        {"f32": "f32"},
+        {"f32": "f32", "int8": "int8"},
     ),
 }
 
@@ -69,7 +72,7 @@ def open_model(
     if graph is None:
         raise ArtefactError(
             f"{folder} holds no files for {engine} in {precision}; it holds {_held(card.graphs)}. "
-            f"Export the net again with the format {chosen.format}"
+            f"Export the net again with the format {chosen.format}, and in {chosen.graphs[precision]}"
         )
     files = checked_files(folder, graph.files, verify=verify)
     module, _, name = chosen.predictor.partition(":")

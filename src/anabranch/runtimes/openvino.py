@@ -18,7 +18,7 @@ from anabranch.runtimes.predictor import check_graph
 if TYPE_CHECKING:  # half as long to import as numpy itself
     from numpy.typing import NDArray
 
-_CAPABILITY = {"f32": "FP32", "bf16": "BF16"}
+_CAPABILITY = {"f32": "FP32", "bf16": "BF16", "int8": "INT8"}
 
 # Compiled graphs of larger nets would take more room in the cache than their faster start is worth.
 _CACHED_UP_TO_BYTES = 512 << 20
@@ -35,8 +35,9 @@ class OpenVinoPredictor:
         offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if _CAPABILITY[precision] not in offered:
             raise UsageError(f"this processor computes no {precision} in OpenVINO; f32 runs everywhere")
-        # Without a precision by name OpenVINO takes bf16 wherever the processor has it.
-        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        # Without a precision by name OpenVINO takes bf16 wherever the processor has it. What is INT8 the graph says.
+        hint = "f32" if precision == "int8" else precision
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         if sum(path.stat().st_size for path in files.values()) <= _CACHED_UP_TO_BYTES:

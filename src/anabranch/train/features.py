@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from anabranch.agree import agreement
 from anabranch.arch import arch_to_json
-from anabranch.errors import ArtefactError, CheckpointError, ExportError, ImageError, need
+from anabranch.errors import ArtefactError, CheckpointError, DatasetError, ExportError, ImageError, need
 from anabranch.images.labelled import Labelled
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.load import load_strictly
@@ -33,7 +33,8 @@ Report = Callable[[int], None]  # told the number of pictures done
 _KIND = "features"
 _BATCH = 8
 _CHECKED = 8  # pictures on which the engine is held against torch
-_TOLERANCE = 1e-3  # of the largest feature
+_TOLERANCE = {"f32": 1e-3, "int8": 0.1}  # of the features' length, over those pictures
+_CALIBRATED = 128  # pictures that show INT8 its ranges
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,23 +50,27 @@ def features(
     preprocess: Preprocess,
     *,
     cache: Path,
+    precision: str = "f32",
     unreadable: float = 0.0,
     report: Report = lambda done: None,
 ) -> Features:
     """What the net's `embed` gives for each picture, from the folder `cache` where it is known already.
 
     It is computed anew where the backbone, the preprocessing or any picture is another one, and where the kept file is
-    damaged. Raises ImageError where more than the share `unreadable` of the pictures cannot be read, and ExportError
+    damaged. precision: f32, or int8, whose ranges are those of some of these pictures. Raises ImageError where more
+    than the share `unreadable` of the pictures cannot be read, DatasetError for too few to show ranges, and ExportError
     where the engine does not agree with torch.
     """
     frozen = backbone(net)
     computes = _sha256([arch_to_json(net.arch), preprocess.to_json(), tensors_sha256(frozen.state_dict()), VERSION])
-    path = cache / _KIND / f"{_sha256([computes, _pictures_sha256(data)])}.safetensors"
+    here = _sha256([computes, _pictures_sha256(data), precision])
+    path = cache / _KIND / f"{here}.safetensors"
     known = _kept(path)
     if known is None:
-        engine = _engine(frozen, preprocess, cache / "backbones" / computes[:32])
+        folder = cache / "backbones" / (computes if precision == "f32" else here)[:32]
+        engine = _engine(frozen, preprocess, folder, precision=precision, data=data)
         known = _computed(engine, data, unreadable, report)
-        _check(engine, frozen, data, known)
+        _check(engine, frozen, data, known, _TOLERANCE[precision])
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"values": torch.from_numpy(known.values), "indices": torch.from_numpy(known.indices)}
         write_tensors(path, tensors, {"kind": _KIND, "unreadable": known.unreadable})
@@ -84,19 +89,20 @@ def backbone(net: Net) -> Net:
     return headless.eval()
 
 
-def _engine(backbone: Net, preprocess: Preprocess, folder: Path) -> Predictor:
+def _engine(backbone: Net, preprocess: Preprocess, folder: Path, *, precision: str, data: Labelled) -> Predictor:
     """The backbone as an artefact whose logits are features, packed into `folder` unless it is there and whole."""
     try:
-        return open_model(folder, verify=True)
+        return open_model(folder, precision=precision, verify=True)
     except ArtefactError:
-        _pack(backbone, preprocess, folder)
-    return open_model(folder)
+        _pack(backbone, preprocess, folder, precision=precision, data=data)
+    return open_model(folder, precision=precision)
 
 
-def _pack(backbone: Net, preprocess: Preprocess, folder: Path) -> None:
+def _pack(backbone: Net, preprocess: Preprocess, folder: Path, *, precision: str, data: Labelled) -> None:
     need("onnxscript", extra="torch")
     from anabranch.pack import pack  # the exporter takes seconds to import
 
+    shown = _some(data, preprocess, _CHECKED + _CALIBRATED) if precision == "int8" else None
     pack(
         backbone,
         folder,
@@ -105,8 +111,25 @@ def _pack(backbone: Net, preprocess: Preprocess, folder: Path) -> None:
         weights_name="backbone",
         licence="unknown",
         formats=("openvino",),
+        pictures=None if shown is None else shown[:_CHECKED],
+        calibration=None if shown is None else shown[_CHECKED:],
+        max_flips=1.0,  # the largest feature is not an answer
         overwrite=True,
     )
+
+
+def _some(data: Labelled, preprocess: Preprocess, count: int) -> NDArray[np.uint8]:
+    """Up to `count` pictures (M, S, S, 3), drawn from all over the set; those that cannot be read are left out."""
+    pixels: list[NDArray[np.uint8]] = []
+    for index in np.random.default_rng(0).permutation(len(data))[:count]:
+        with suppress(ImageError):
+            pixels.append(preprocess(data.picture(int(index))))
+    if len(pixels) < 2 * _CHECKED:
+        raise DatasetError(
+            f"INT8 wants at least {2 * _CHECKED} pictures that can be read, to show it their ranges; there are "
+            f"{len(pixels)}. Add some, or look through the net in f32"
+        )
+    return np.stack(pixels)
 
 
 def _computed(engine: Predictor, data: Labelled, share: float, report: Report) -> Features:
@@ -149,17 +172,18 @@ def _refuse_too_many(unreadable: Sequence[tuple[str, str]], share: float, total:
         )
 
 
-def _check(engine: Predictor, backbone: Net, data: Labelled, known: Features) -> None:
+def _check(engine: Predictor, backbone: Net, data: Labelled, known: Features, tolerance: float) -> None:
     """Raises ExportError unless the engine's first features are torch's."""
     from anabranch.export.eager import EagerPredictor
 
     first = known.indices[:_CHECKED].tolist()
     pixels = np.stack([engine.card.preprocess(data.picture(index)) for index in first])
-    met = agreement(known.values[: len(first)], EagerPredictor(backbone, engine.card).predict(pixels))
-    if not met.max_abs <= _TOLERANCE * met.largest_logit:
+    wanted = EagerPredictor(backbone, engine.card).predict(pixels)
+    apart = np.linalg.norm(known.values[: len(first)] - wanted) / np.linalg.norm(wanted)
+    if not apart <= tolerance:
         raise ExportError(
-            f"{engine.engine} gives features up to {met.max_abs:.3g} away from the net's, on features up to "
-            f"{met.largest_logit:.3g}; at most {_TOLERANCE:g} of the largest was wanted. Nothing was kept"
+            f"{engine.engine} gives features that differ from the net's by {apart:.2%} of their length; "
+            f"at most {tolerance:.1%} was wanted. Nothing was kept"
         )
 
 

@@ -6,7 +6,6 @@ It learns nothing from a picture's augmentations: the backbone sees each picture
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
@@ -26,7 +25,7 @@ from anabranch.train.head import Head, fit_head
 from anabranch.train.logs import write_answers, write_text
 from anabranch.train.sets import Sets, open_sets
 from anabranch.train.start import begin
-from anabranch.train.tables import Recipe
+from anabranch.train.tables import Probe, Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,36 +56,37 @@ def train_probe(recipe: Recipe, folder: Path, *, cache: Path, report: Report = l
     torch.manual_seed(recipe.run.seed)
     net = build(recipe.spec(), num_classes=len(sets.class_names)).eval()
     begin(net, recipe.start.model_copy(update={"head": "drop"}))
-    met = probe(recipe, net, sets, weight_decay=recipe.probe.weight_decay, cache=cache, report=report)
+    met = probe(recipe, recipe.probe, net, sets, cache=cache, report=report)
     _write(recipe, folder, sets, met)
     return met
 
 
 def probe(
     recipe: Recipe,
+    wanted: Probe,
     net: Net,
     sets: Sets,
     *,
-    weight_decay: Sequence[float],
     cache: Path,
     report: Report = lambda done: None,
 ) -> Probed:
     """The net with a head fitted to the training pictures, and its score on the test pictures.
 
     `net` lends its backbone, whatever its head, and is not changed; the result shares its weights. `report` counts the
-    pictures of both sets. Raises DatasetError, ImageError, ExportError, RecipeError.
+    pictures of both sets; the test pictures are looked at in f32, as the result looks at them. Raises DatasetError,
+    ImageError, ExportError, RecipeError.
     """
     times = [perf_counter()]
     embedded = partial(
         features, net, preprocess=recipe.input.preprocess(), cache=cache, unreadable=recipe.data.unreadable
     )
-    shown = embedded(sets.shown, report=report)
+    shown = embedded(sets.shown, precision=wanted.precision, report=report)
     times.append(perf_counter())
     head = fit_head(
         shown.values,
         sets.shown.labels[shown.indices],
         len(sets.class_names),
-        weight_decay=weight_decay,
+        weight_decay=wanted.weight_decay,
         seed=recipe.run.seed,
     )
     times.append(perf_counter())

@@ -1,0 +1,53 @@
+"""The graph in INT8: weights for each output channel, activations for each tensor, by the ranges met on pictures.
+
+ONNX Runtime's static quantisation. OpenVINO's files are made from the same graph, so that both engines compute alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.engines import onnxruntime
+from anabranch.export.onnx import INPUT
+
+_BATCH = 8
+
+
+def write_int8(f32: Path, path: Path, pixels: NDArray[np.uint8]) -> list[str]:
+    """Write the ONNX file `path`: that of `f32`, with QuantizeLinear and DequantizeLinear around what becomes INT8.
+
+    pixels: (M, S, S, 3), pictures of the kind that will be asked about; a few hundred show the ranges. Weights become
+    s8 and activations u8: after a ReLU, s8 would leave half of its levels unused. Gives the names of the files written.
+    Raises MissingExtra.
+    """
+    onnxruntime()
+    quantization = importlib.import_module("onnxruntime.quantization")
+    beyond_protobuf = any(f32.parent.glob(f"{f32.name}.data"))  # the limit of one message
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".int8.") as scratch:
+        prepared = Path(scratch) / "prepared.onnx"
+        quantization.quant_pre_process(f32, prepared, save_as_external_data=beyond_protobuf)
+        quantization.quantize_static(
+            prepared,
+            path,
+            _Pictures(pixels),
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+    return [path.name]
+
+
+class _Pictures:
+    """A calibration reader, as ONNX Runtime asks for the pictures."""
+
+    def __init__(self, pixels: NDArray[np.uint8]):
+        self._batches = iter([pixels[first : first + _BATCH] for first in range(0, len(pixels), _BATCH)])
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: np.ascontiguousarray(batch)}

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+from onnx.numpy_helper import to_array
+
+from anabranch.export.int8 import write_int8
+from anabranch.export.openvino import write_openvino
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+RNG = np.random.default_rng(0)
+COLOURS = RNG.integers(0, 256, (40, 1, 1, 3))
+PIXELS = np.clip(COLOURS + RNG.normal(0, 40, (40, 33, 33, 3)), 0, 255).astype(np.uint8)
+SHOWN, ASKED = PIXELS[:32], PIXELS[32:]
+
+
+def answers(path: Path, pixels: np.ndarray) -> np.ndarray:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"pixels": pixels})[0]
+
+
+def apart(met: np.ndarray, wanted: np.ndarray) -> float:
+    """The length of the difference over that of what was wanted, without the mean that all pictures share."""
+    return float(np.linalg.norm(met - wanted) / np.linalg.norm(wanted - wanted.mean(0)))
+
+
+@pytest.fixture(scope="module")
+def written(packed, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("int8") / "int8.onnx"
+    assert write_int8(packed.folder / "f32.onnx", path, SHOWN) == ["int8.onnx"]
+    return path
+
+
+def test_the_answers_are_near_those_in_f32_on_both_engines(packed, written, tmp_path) -> None:
+    wanted = answers(packed.folder / "f32.onnx", ASKED)
+    assert 0 < apart(answers(written, ASKED), wanted) < 0.1
+    assert write_openvino(written, tmp_path / "int8.xml", stored="int8") == ["int8.xml", "int8.bin"]
+    compiled = openvino.Core().compile_model(tmp_path / "int8.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert 0 < apart(compiled({"pixels": ASKED})["logits"], wanted) < 0.1
+    computed = {node.get_rt_info()["runtimePrecision"].value for node in compiled.get_runtime_model().get_ops()}
+    assert computed & {"i8", "u8"}
+
+
+def test_each_weight_is_stored_in_eight_bits_with_a_scale_for_each_output_channel(packed, written) -> None:
+    held = {tensor.name: to_array(tensor) for tensor in onnx.load(written).graph.initializer}
+    weights = {t.name: to_array(t) for t in onnx.load(packed.folder / "f32.onnx").graph.initializer if len(t.dims) == 4}
+    assert weights
+    for name, wanted in weights.items():
+        bits, scale = held[f"{name}_quantized"], held[f"{name}_scale"]
+        assert (bits.dtype, scale.shape) == (np.int8, (len(wanted),))
+        assert np.abs(bits * scale[:, None, None, None] - wanted).max() <= 0.501 * scale.max()
+
+
+def test_openvinos_files_hold_the_weights_in_eight_bits(packed, written, tmp_path) -> None:
+    write_openvino(written, tmp_path / "int8.xml", stored="int8")
+    assert (tmp_path / "int8.bin").stat().st_size < 0.5 * (packed.folder / "f32.bin").stat().st_size
+
+
+def test_what_is_brighter_than_all_that_was_shown_is_answered_badly(packed, tmp_path) -> None:
+    write_int8(packed.folder / "f32.onnx", tmp_path / "dark.onnx", SHOWN // 8)
+    wanted = answers(packed.folder / "f32.onnx", ASKED)
+    assert apart(answers(tmp_path / "dark.onnx", ASKED), wanted) > 0.3
+
+
+def test_the_same_pictures_give_the_same_file_and_nothing_else_is_left(packed, written, tmp_path) -> None:
+    write_int8(packed.folder / "f32.onnx", tmp_path / "int8.onnx", SHOWN)
+    assert (tmp_path / "int8.onnx").read_bytes() == written.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
+
+
+def test_it_says_nothing_and_names_no_path_of_this_machine(packed, tmp_path) -> None:
+    code = f"""
+from pathlib import Path
+import numpy as np
+from anabranch.export.int8 import write_int8
+f32, int8 = Path({str(packed.folder / "f32.onnx")!r}), Path({str(tmp_path / "int8.onnx")!r})
+write_int8(f32, int8, np.zeros((2, 33, 33, 3), np.uint8))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert (done.stdout, done.stderr) == ("", "")
+    held = (tmp_path / "int8.onnx").read_bytes()
+    assert b"/anabranch/" not in held
+    assert str(tmp_path).encode() not in held
