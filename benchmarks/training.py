@@ -99,7 +99,7 @@ class Photos(Dataset[tuple[np.ndarray, int]]):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         picture = Image.open(self.paths[index]).convert("RGB")
-        picture = picture.resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR, box=self._box(*picture.size))
+        picture = picture.crop(self._box(*picture.size)).resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)
         if torch.rand(()) < self.augment.flip:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return np.asarray(picture).transpose(2, 0, 1).copy(), self.labels[index]

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from anabranch import errors
-from anabranch.errors import Error, MissingExtra, UsageError, nearest, need
+from anabranch.errors import Error, MissingExtra, UsageError, nearest, need, shown
 
 
 def drawn() -> list[tuple[str, str]]:
@@ -54,3 +54,15 @@ def test_a_module_that_lacks_its_own_parts_is_not_called_missing(tmp_path, monke
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
         need("half_installed", extra="serve")
+
+
+def test_letters_of_any_script_are_shown_as_they_are() -> None:
+    assert shown("rosé, Äpfel, 白菜, тюльпан") == "rosé, Äpfel, 白菜, тюльпан"
+
+
+# an escape sequence, a line's end, C1's escape, marks that turn text around or are not seen, half a character
+@pytest.mark.parametrize("code", ["\x1b", "\n", "\r", "\x07", "\x9b", "\u202e", "\u2066", "\u200b", "\u2028", "\udce9"])
+def test_what_a_terminal_would_obey_is_spelt_out(code: str) -> None:
+    met = shown(f"a{code}b")
+    assert code not in met
+    assert met == f"a{code.encode('unicode_escape').decode()}b"

@@ -61,6 +61,13 @@ def test_the_interval_is_wilsons() -> None:
     assert score.top1_interval == pytest.approx((92.35, 95.31), abs=0.01)
 
 
+@pytest.mark.parametrize("count", [29, 100, 1000])
+def test_the_interval_stays_within_0_and_100(count: int) -> None:
+    none, every = (evaluate(Table(TEN), Set([0] * count, [label] * count), batch=64) for label in (1, 0))
+    assert f"{none.top1_interval[0]:.2f}" == "0.00"
+    assert every.top1_interval[1] <= 100
+
+
 def test_an_unreadable_picture_is_listed_and_counted_nowhere() -> None:
     score = evaluate(Table(TEN), Set([0, None, 1], [0, 0, 0]), batch=2)
     assert score.unreadable == (("1.png", "1.png: truncated"),)

@@ -158,7 +158,7 @@ def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
     if not (folder / CARD_FILE).is_file():
         raise ArtefactError(f"{folder} holds something that is not an artefact; choose another place")
     if not overwrite:
-        raise ArtefactError(f"{folder} already holds an artefact; choose another place, or ask to overwrite it")
+        raise ArtefactError(f"{folder} already holds an artefact; choose another place, or replace it with --overwrite")
 
 
 def _swap(staging: Path, folder: Path, *, retired: Path) -> None:

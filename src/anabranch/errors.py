@@ -82,8 +82,8 @@ class ExportError(Error):
 
 
 def shown(name: object) -> str:
-    """A name from a file as a person may see it: short, and without the control codes that a terminal obeys."""
-    return ascii(str(name)[:80])[1:-1]
+    """A name from a file as a person may see it: short, and what does not print, or turns text around, spelt out."""
+    return repr(str(name)[:80])[1:-1]
 
 
 def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:

@@ -49,7 +49,8 @@ class Score:
         share = self.top1_right / n
         centre = share + z * z / (2 * n)
         spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-        return tuple(100 * (centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))  # type: ignore[return-value]
+        low, high = (100 * (centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
+        return max(0.0, low), min(100.0, high)  # which they pass by float noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,7 +64,7 @@ def test_a_kind_of_file_that_does_not_go_with_the_dialect_is_refused(tmp_path, s
 def test_what_is_there_is_not_written_over(tmp_path, saved):
     source = saved("resnet18", "timm")
     (tmp_path / "there.pth").write_bytes(b"mine")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="is there already.*--overwrite"):
         convert(source, tmp_path / "there.pth", to="timm")
     assert (tmp_path / "there.pth").read_bytes() == b"mine"
     with pytest.raises(UsageError, match="is the file that is to be converted; choose another place"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from anabranch.errors import UsageError
-from anabranch.images.files import picture_files, pictures_in
+from anabranch.images.files import picture_files, pictures_in, told_ignored
 
 
 @pytest.fixture
@@ -25,6 +25,26 @@ def test_a_folder_gives_its_pictures_at_any_depth_sorted(folder):
     found = names(picture_files([folder]), folder)
     # folder by folder, as strings sort: "deep-er" before "deep/er"
     assert found == ["Z.bmp", "a.png", "b.JPG", "deep/d.tiff", "deep-er/e.gif", "deep/er/c.webp"]
+
+
+def test_every_suffix_of_a_jpeg_is_a_pictures(tmp_path):
+    for name in ("a.jpg", "b.JPEG", "c.jpe", "d.jfif"):
+        (tmp_path / name).touch()
+    assert names(pictures_in(tmp_path), tmp_path) == ["a.jpg", "b.JPEG", "c.jpe", "d.jfif"]
+
+
+def test_names_that_begin_with_a_dot_are_passed_over_within_a_folder_alone(tmp_path):
+    home = tmp_path / ".photos"
+    for name in ("a.jpg", "._a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).touch()
+    assert names(picture_files([home]), home) == ["a.jpg"]
+    assert names(picture_files([home / "._a.jpg"]), home) == ["._a.jpg"]
+
+
+def test_what_is_left_out_is_told_by_suffix_without_control_codes(tmp_path):
+    said = told_ignored({".heic": 1200, "": 1, ".\x1b[2J": 2})
+    assert said.startswith("left out are 1,200 .heic, 2 .\\x1b[2J, 1 without a suffix; only .bmp, ")
 
 
 def test_a_file_is_taken_as_it_is_and_the_order_is_kept(folder):

@@ -99,6 +99,46 @@ def test_splits_are_not_taken_for_classes(tmp_path):
         open_labelled(tmp_path)
 
 
+@pytest.mark.parametrize("names", ["Training Test", "TRAIN", "Train Val", "train validation eval", "training testing"])
+def test_splits_of_any_usual_name_are_not_taken_for_classes(tmp_path, names):
+    for name in (*names.split(), ".ipynb_checkpoints"):
+        put(tmp_path / name / "cat" / "a.png")
+    with pytest.raises(DatasetError, match=r"these are splits, not classes; say which with split, or call them train"):
+        open_labelled(tmp_path)
+    assert open_labelled(tmp_path, split=names.split()[0]).class_names == ("cat",)
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    for name in ("train", "plane", "car"):
+        put(tmp_path / name / "a.png")
+    assert open_labelled(tmp_path).class_names == ("car", "plane", "train")
+
+
+def test_names_that_begin_with_a_dot_are_passed_over(classes):
+    put(classes / ".ipynb_checkpoints" / "a-checkpoint.png")
+    put(classes / "dog" / ".thumbnails" / "a.png")
+    for name in ("dog/._a.png", "._b.png", "._000.tar"):  # what a Mac leaves beside files on other systems' disks
+        (classes / name).write_bytes(b"\0\5\x16\7")
+    data = open_labelled(classes)
+    assert data.class_names == ("10", "2", "cat", "dog")
+    assert len(data) == 6
+
+
+def test_pictures_of_kinds_that_are_not_read_are_counted(classes):
+    for name in ("dog/b.heic", "dog/c.HEIC", "cat/film.mov", "cat/Thumbs.db", "cat/raw", "cat/a.json", "cat/.DS_Store"):
+        (classes / name).touch()
+    data = open_labelled(classes)
+    assert len(data) == 6
+    assert dict(data.ignored) == {".heic": 2, ".mov": 1, "": 1}
+
+
+def test_a_class_of_pictures_that_are_not_read_says_so(classes):
+    (classes / "phone").mkdir()
+    (classes / "phone" / "a.heic").touch()
+    with pytest.raises(DatasetError, match=r"phone: this class has no pictures \(left out are 1 \.heic; only \.bmp, "):
+        open_labelled(classes)
+
+
 def test_an_unknown_split_is_refused_with_what_there_is(classes):
     with pytest.raises(DatasetError, match=r"no split 'val'; it holds 10, 2, cat, dog"):
         open_labelled(classes, split="val")
@@ -118,7 +158,16 @@ def test_imagenets_flat_folder_asks_for_labels(tmp_path):
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="neither class folders nor IDX"):
+    with pytest.raises(DatasetError, match="neither class folders nor IDX files nor shards; it holds nothing"):
+        open_labelled(tmp_path)
+
+
+def test_a_folder_of_lists_is_told_that_a_list_is_given_itself(tmp_path):
+    for name in ("train.txt", "val.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        DatasetError, match=r"it holds train\.txt, val\.txt\. A list or a CSV is given as the file itself"
+    ):
         open_labelled(tmp_path)
 
 

@@ -215,5 +215,7 @@ def test_a_split_is_a_folder_of_shards_or_a_word_in_their_names(shard, tmp_path)
     assert (len(open_labelled(shard, split="train")), len(open_labelled(shard, split="validation"))) == (2, 1)
     with pytest.raises(DatasetError, match="shards of the splits train, validation; say which"):
         open_labelled(shard)
-    with pytest.raises(DatasetError, match=r"no folder 'test', and none of its 2 shards .* has the word 'test'"):
+    with pytest.raises(
+        DatasetError, match=r"no folder 'test', and none of its 2 shards .* has the word 'test' in its name; give them"
+    ):
         open_labelled(shard, split="test")

@@ -60,11 +60,13 @@ def run(folder: Path, *, logits: object = LOGITS, labels: object = LABELS, names
     line = {"epoch": 1, "loss": 2.0, "lr": 0.1, "top1": 20.0, "top5": 80.0, "test_loss": 1.5, "seconds": 9.0}
     history = [line, {**line, "epoch": 2, "loss": 1.0}]
     (folder / "history.jsonl").write_text("".join(json.dumps(each) + "\n" for each in history))
-    (folder / "recipe.json").write_text(json.dumps({"name": "tiny", "expect": "50 % & more"}))
+    recipe = {"name": "tiny", "expect": "50 % & more", "run": {"result": "last"}, "optimise": {"epochs": 1}}
+    (folder / "recipe.json").write_text(json.dumps(recipe))
     np.savez(
         folder / "answers.npz",
         logits=np.array(logits, np.float32),
         labels=np.array(labels, np.int64),
+        indices=np.arange(len(labels)),
         names=np.array([f"{i}.png" for i in range(len(LABELS if labels is LABELS else labels))]),
         class_names=np.array(names),
     )
@@ -206,6 +208,7 @@ def several(folder: Path) -> Path:
         folder / "answers.npz",
         logits=np.array(logits, np.float32),
         labels=np.array(shown, np.uint8),
+        indices=np.arange(4),
         names=np.array([f"{i}.png" for i in range(4)]),
         class_names=np.array(NAMES),
     )

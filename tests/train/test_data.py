@@ -286,6 +286,14 @@ def test_a_picture_that_no_box_fits_gives_its_largest_centred_box() -> None:
     assert np.array_equal(crop, np.asarray(expected))
 
 
+def test_what_lies_around_the_box_is_not_looked_at() -> None:
+    picture = np.full((10, 400, 3), 255, np.uint8)
+    picture[:, 195:205] = 0
+    recipe = Augment(scale=(1.0, 1.0), aspect=(0.5, 1.0))
+    for side_px in (4, 25):
+        assert not random_resized_crop(picture, np.random.default_rng(0), recipe, side_px).any()
+
+
 @pytest.mark.parametrize("recipe", [Augment(crop="padded", pad_px=1), Augment(crop="tested"), None])
 def test_what_is_not_cropped_at_random_comes_as_it_is_tested(tiny: Path, recipe: Augment | None) -> None:
     data = open_labelled(tiny.parent, split="train")

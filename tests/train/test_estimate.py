@@ -31,7 +31,7 @@ def plan(*, step: int = 0, processes: int = 1, **run: object) -> Plan:
         recipe=recipe,
         params=1000,
         macs=5000,
-        num_classes=3,
+        class_names=("a", "b", "c"),
         num_pictures=3200,
         num_tested=60,
         processes=processes,

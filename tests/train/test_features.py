@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anabranch.errors import DatasetError, ExportError, ImageError
+from anabranch.errors import DatasetError, ExportError
 from anabranch.images.labelled import open_labelled
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import build
@@ -111,14 +111,14 @@ def test_a_damaged_backbone_is_exported_anew(net, coloured, tmp_path) -> None:
 def test_an_unreadable_picture_is_told_and_left_out_only_where_that_is_allowed(net, coloured, kept) -> None:
     (coloured / "blue" / "03.png").write_bytes(b"no picture")
     data = open_labelled(coloured)
-    with pytest.raises(ImageError, match=r"1 of 20 pictures cannot be read.*03\.png"):
+    with pytest.raises(DatasetError, match=r"1 of 20 of its pictures cannot be read.*03\.png"):
         features(net, data, INPUT, cache=kept)
     met = features(net, data, INPUT, cache=kept, unreadable=0.05)
     left_out = data.names.index("blue/03.png")
     assert met.indices.tolist() == [i for i in range(COUNT) if i != left_out]
     assert met.values.shape == (COUNT - 1, net.head.in_features)
     assert [name for name, _ in met.unreadable] == ["blue/03.png"]
-    with pytest.raises(ImageError, match=r"data\.unreadable = 0\.01"):  # what is kept is held to the share too
+    with pytest.raises(DatasetError, match=r"data\.unreadable = 0\.01"):  # what is kept is held to the share too
         features(net, data, INPUT, cache=kept, unreadable=0.01)
 
 

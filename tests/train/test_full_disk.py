@@ -84,7 +84,7 @@ def test_a_disk_that_is_full_from_the_start_is_said_before_the_first_step(recipe
     with no_file_above(1000), pytest.raises(CheckpointError, match=r"recipe\.json: cannot be written"):
         train(recipe, tmp_path / "run", report=told.append)
     assert not told
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_history_of_before_stays_where_a_longer_one_finds_no_room(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_tensorboards_events_that_find_no_room_end_the_run_instead_of_hanging_it
 
 def test_answers_that_find_no_room_leave_no_half_of_them(tmp_path: Path) -> None:
     logits = np.random.default_rng(0).normal(size=(500, 10)).astype(np.float32)
-    told = {"labels": np.zeros(500, np.int64), "names": ["x"] * 500, "class_names": list("abcdefghij")}
+    told = {"names": ["x"] * 500, "class_names": list("abcdefghij")}
     with no_file_above(5000), pytest.raises(CheckpointError, match=r"answers\.npz: cannot be written"):
-        write_answers(tmp_path, logits=logits, **told)
+        write_answers(tmp_path, logits, np.zeros(500, np.int64), np.arange(500), **told)
     assert not list(tmp_path.iterdir())

@@ -95,13 +95,13 @@ def test_a_run_that_goes_on_draws_no_step_twice(tmp_path: Path) -> None:
 
 def test_answers_are_read_back_without_pickles(tmp_path: Path) -> None:
     logits = np.arange(6, dtype=np.float32).reshape(3, 2)
-    path = write_answers(
-        tmp_path, logits=logits, labels=np.array([0, 1, 1]), names=["a.png", "ö.png", "c"], class_names=["x", "<y>"]
-    )
+    names = {"names": ["a.png", "ö.png", "c"], "class_names": ["x", "<y>"]}
+    path = write_answers(tmp_path, logits, np.array([0, 1, 1]), np.array([2, 5, 7]), **names)
     with np.load(path, allow_pickle=False) as held:
         assert held["logits"].dtype == np.float32
         assert np.array_equal(held["logits"], logits)
         assert held["labels"].tolist() == [0, 1, 1]
+        assert held["indices"].tolist() == [2, 5, 7]
         assert held["names"].tolist() == ["a.png", "ö.png", "c"]
         assert held["class_names"].tolist() == ["x", "<y>"]
     assert path == tmp_path / "answers.npz"

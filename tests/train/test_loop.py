@@ -110,6 +110,48 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(tiny: Path, t
         assert (together["pictures"], together["top1"]) == (alone["pictures"], alone["top1"])
 
 
+@pytest.mark.slow
+def test_hosts_that_do_not_share_the_runs_folder_do_not_go_on_with_it(tiny: Path, tmp_path: Path) -> None:
+    assert _run(tiny, tmp_path / "host0", "--smoke", processes=2).wait() == 0
+    script = tmp_path / "host.py"
+    script.write_text(
+        f"""
+import os
+from pathlib import Path
+from anabranch.train.loop import train
+from anabranch.train.recipe import read_recipe
+folder = Path({str(tmp_path)!r}) / f"host{{os.environ['RANK']}}"
+train(read_recipe(Path({str(tiny)!r}), smoke=True), folder, resume=True)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    for host in ("host0", "host1"):
+        assert f"{host}/last.safetensors: not every process finds it; --out must be a folder" in done.stderr
+    assert not (tmp_path / "host1/model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_processes_that_read_different_numbers_of_pictures_do_not_wait_for_ever(tiny: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(32):
+        path = tmp_path / "set" / ("left", "right")[index % 2] / f"{index:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
+        if index % 6 == 0:
+            path.write_bytes(b"no picture")
+    sets = [f"data.{part}={{path='{tmp_path / 'set'}'}}" for part in ("train", "test")]
+    told = [*sets, "data.unreadable=0.5", "optimise.accumulate=4", "net.sync_norms=true", "optimise.epochs=2"]
+    words = [word for each in told for word in ("--set", each)]
+    assert _run(tiny, tmp_path / "run", *words, processes=2).wait(timeout=120) == 0, (tmp_path / "run.log").read_text()
+
+
 def _kill(pid: int) -> None:
     """SIGKILL a process and all that it started, which torchrun puts into sessions of their own."""
     family, parents = {pid}, {}
@@ -185,6 +227,39 @@ def test_a_run_does_not_go_on_with_other_pictures(tiny: Path, tmp_path: Path) ->
     train(read_recipe(tiny, smoke=True), tmp_path / "run")
     with pytest.raises(RecipeError, match=r"data\.test was .*training and test pictures was \[70, 30\], is \[70, 70\]"):
         train(read_recipe(tiny, smoke=True, overrides=["data.test.split=train"]), tmp_path / "run", resume=True)
+
+
+def test_as_many_other_pictures_are_told_from_those_of_before(tiny: Path, tmp_path: Path, spoilt: list[str]) -> None:
+    told = [*spoilt, "data.unreadable=0.1", "optimise.epochs=1"]
+    train(read_recipe(tiny, overrides=told), tmp_path / "run")
+    (tmp_path / "set").rename(tmp_path / "moved")
+    moved = [each.replace(f"{tmp_path / 'set'}", f"{tmp_path / 'moved'}") for each in told]
+    train(read_recipe(tiny, overrides=moved), tmp_path / "run", resume=True)
+    (tmp_path / "moved/left/5.png").rename(tmp_path / "moved/left/a.png")
+    with pytest.raises(RecipeError, match=r"this would not be the same run: their names and classes, as a hash, was"):
+        train(read_recipe(tiny, overrides=moved), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("result", "changed"),
+    [("average", "run.keep=2"), ("best", "run.test_pictures=5")],
+)
+def test_what_decides_the_result_may_not_change_between_sittings(
+    tiny: Path, tmp_path: Path, result: str, changed: str
+) -> None:
+    told = [f"run.result={result}", "run.keep=3"]
+    train(read_recipe(tiny, smoke=True, overrides=told), tmp_path / "run")
+    with pytest.raises(RecipeError, match=changed.split("=")[0]):
+        train(read_recipe(tiny, smoke=True, overrides=[*told, changed]), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("result", ["average", "best"])
+def test_epochs_of_an_earlier_run_are_not_taken_for_ones_own(tiny: Path, tmp_path: Path, result: str) -> None:
+    told = [f"run.result={result}", "run.keep=2"]
+    train(read_recipe(tiny, overrides=told), tmp_path / "run")
+    (tmp_path / "run/last.safetensors").unlink()
+    with pytest.raises(RecipeError, match=r"run/(epoch-000\d|best)\.safetensors: is of an earlier run; remove it"):
+        train(read_recipe(tiny, overrides=told), tmp_path / "run", resume=True)
 
 
 def test_what_changes_no_weight_may_change_between_sittings(tiny: Path, tmp_path: Path) -> None:
@@ -382,6 +457,41 @@ def test_a_few_unreadable_pictures_are_left_out_and_listed_where_that_is_allowed
     [line] = (tmp_path / "run/unreadable.txt").read_text().splitlines()
     assert "left/3.png: not a picture" in line
     assert json.loads((tmp_path / "run/history.jsonl").read_text().splitlines()[-1])["unreadable"] == 1
+
+
+def test_a_few_unreadable_test_pictures_are_left_out_of_the_score_where_that_is_allowed(
+    tiny: Path, tmp_path: Path, spoilt: list[str]
+) -> None:
+    swapped = [each.replace("whole", "set") for each in spoilt]
+    trained = load_trained(train(read_recipe(tiny, overrides=[*swapped, "data.unreadable=0.05"]), tmp_path / "run"))
+    last = json.loads((tmp_path / "run/history.jsonl").read_text().splitlines()[-1])
+    assert (last["pictures"], last["unreadable"]) == (19, 2)
+    assert len((tmp_path / "run/unreadable.txt").read_text().splitlines()) == 2  # as a training and as a test picture
+    with np.load(tmp_path / "run/answers.npz") as held:
+        assert held["indices"].tolist() == [index for index in range(20) if index != 3]
+        pixels = np.stack([np.asarray(Image.open(tmp_path / "set" / name)) for name in held["names"]])
+        x = torch.from_numpy((pixels.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25).float()
+        with torch.inference_mode():
+            np.testing.assert_allclose(held["logits"], trained.net(x).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_an_unreadable_test_picture_costs_no_epoch(tiny: Path, tmp_path: Path, spoilt: list[str]) -> None:
+    whole, broken = (f"path='{tmp_path / name}'" for name in ("whole", "set"))
+    swapped = [f"data.train={{{whole}}}", f"data.test={{{broken}}}"]
+    recipe = read_recipe(tiny, overrides=[*spoilt, *swapped, "run.checkpoint_steps=500"])
+    with pytest.raises(ImageError, match=r"3\.png: not a picture"):
+        train(recipe, tmp_path / "run")
+    shutil.copy(tmp_path / "whole/left/3.png", tmp_path / "set/left/3.png")
+    steps: list[int] = []
+    resumed = train(
+        recipe,
+        tmp_path / "run",
+        resume=True,
+        report=lambda told: steps.append(told["step"]) if "step" in told else None,
+    )
+    assert steps == [3, 4, 5, 6]
+    assert _tensors(resumed) == _tensors(train(recipe, tmp_path / "at once"))
+    assert (tmp_path / "run/history.jsonl").read_text().count("\n") == 3
 
 
 def test_more_unreadable_pictures_than_are_allowed_end_the_run(tiny: Path, tmp_path: Path, spoilt: list[str]) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +8,13 @@ import pytest
 import torch
 
 from anabranch.arch import arch_to_json
-from anabranch.errors import DatasetError
+from anabranch.errors import RecipeError
 from anabranch.images.labelled import open_labelled
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.load import Trained, load_trained, save_trained
 from anabranch.train.probe import probe, train_probe
 from anabranch.train.recipe import read_recipe
-from anabranch.train.sets import Sets
+from anabranch.train.sets import Sets, open_sets
 from anabranch.train.tables import Data, Input, Optimise, Probe, Recipe, Run, Source
 from anabranch.verbs.train import run
 
@@ -104,7 +103,8 @@ def test_pictures_that_cannot_be_read_are_left_out_and_listed(recipe, coloured, 
     bad[0].write_bytes(b"no picture")
     bad[1].write_bytes(b"")
     (tmp_path / "run").mkdir()
-    met = train_probe(read_recipe(recipe), tmp_path / "run", cache=kept)
+    read = read_recipe(recipe)
+    met = train_probe(read, open_sets(read.data), tmp_path / "run", cache=kept)
     assert met.score.num_pictures == COUNT - 1
     listed = (tmp_path / "run/unreadable.txt").read_text().splitlines()
     assert [str(path) in line for path, line in zip(bad, listed, strict=True)] == [True, True]
@@ -113,9 +113,10 @@ def test_pictures_that_cannot_be_read_are_left_out_and_listed(recipe, coloured, 
         assert len(answers["names"]) == len(answers["logits"]) == len(answers["labels"]) == COUNT - 1
 
 
-def test_a_folder_with_one_class_is_refused_before_any_picture_is_looked_at(recipe, coloured, tmp_path, kept) -> None:
-    for folder in (coloured, tmp_path / "tested"):
-        shutil.rmtree(folder / "blue")
-    with pytest.raises(DatasetError, match=r"coloured: holds one class, 'red'"):
-        train_probe(read_recipe(recipe), tmp_path, cache=kept)
-    assert not (kept / "features").exists()
+def test_a_folder_that_holds_a_training_run_is_left_as_it_is(recipe, tmp_path, kept) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/last.safetensors").write_bytes(b"weeks of work")
+    read = read_recipe(recipe)
+    with pytest.raises(RecipeError, match="run: already holds a training run; give another folder with --out"):
+        train_probe(read, open_sets(read.data), tmp_path / "run", cache=kept)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.safetensors"]

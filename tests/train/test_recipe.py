@@ -61,7 +61,9 @@ def test_a_set_takes_text_numbers_and_tables(tiny: Path) -> None:
         ("augment.crop=random-resized", "augment.pad_px belongs to"),
         ("augment.scale=[2.0, 3.0]", "augment.scale wants"),
         ("augment.aspect=[0.0, 1.0]", "augment.aspect wants"),
-        ("name=../up", "name = '../up'"),
+        ("name=../up", "name = '../up' does not fit: it must be of letters, digits,"),
+        ("optimise.lr=inf", "optimise.lr = inf does not fit: it must be a finite number"),
+        ("augment.cutmix=nan", "augment.cutmix = nan"),
     ],
 )
 def test_a_value_out_of_range_is_named(tiny: Path, override: str, met: str) -> None:
@@ -69,6 +71,39 @@ def test_a_value_out_of_range_is_named(tiny: Path, override: str, met: str) -> N
         read_recipe(tiny, overrides=[override])
     assert met in str(caught.value)
     assert str(tiny) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optimise=3", "optimise = 3 does not fit: it must be a table"),
+        ("arch=3", "arch = 3 does not fit: it must be a text or a table"),
+        ("augment.scale=[0.5]", "augment.scale = [0.5] does not fit: it must be a list of 2 numbers"),
+        (
+            "input.std=[1.0, 1.0, 1.0, 1.0]",
+            "input.std = [1.0, 1.0, 1.0, 1.0] does not fit: it must be a list of 3 numbers",
+        ),
+        (
+            "augment.side_px=[[0]]",
+            "augment.side_px = [[0]] does not fit: it must be a list of lists of 2 whole numbers",
+        ),
+        ("data.class_names=left", "data.class_names = 'left' does not fit: it must be a list of texts"),
+        ("run.test_pictures=few", "run.test_pictures = 'few' does not fit: it must be a whole number"),
+        ("run.compile=1", "run.compile = 1 does not fit: it must be true or false"),
+        ("optimise.epochs=0", "optimise.epochs = 0 does not fit: it must be greater than or equal to 1"),
+        ("run.result=first", "run.result = 'first' does not fit: it must be 'last', 'best' or 'average'"),
+    ],
+)
+def test_what_a_key_wants_is_said_once_and_in_the_words_of_a_recipe(tiny: Path, override: str, said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(tiny, overrides=[override])
+    assert str(caught.value) == f"{tiny}: {said}"
+
+
+def test_a_crop_larger_than_the_resized_picture_is_refused(tiny: Path) -> None:
+    with pytest.raises(RecipeError, match=r"input\.resize_px = 12 is less than input\.crop_px = 16.*raise both"):
+        read_recipe(tiny, overrides=["input.crop_px=16"])
+    assert read_recipe(tiny, overrides=["input.crop_px=16", "input.resize_px=16"]).input.crop_px == 16
 
 
 def test_a_missing_key_is_named(tiny: Path) -> None:
@@ -121,6 +156,68 @@ def test_a_folder_with_its_own_splits_is_learnt_and_tested_as_it_says(tiny: Path
     assert (data.test.path, data.test.split) == (str(tmp_path / "photos"), "valid")
 
 
+def test_a_class_that_is_called_train_is_no_split(tiny: Path, tmp_path: Path) -> None:
+    folder = classes(tmp_path / "vehicles")
+    (folder / "ant").rename(folder / "train")
+    data = read_recipe(tiny, pictures=folder).data
+    assert (data.train.path, data.train.split, data.test) == (str(folder), None, None)
+
+
+def test_a_folder_that_is_called_train_and_holds_shards_is_a_split(tiny: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "shards" / split).mkdir(parents=True)
+        (tmp_path / "shards" / split / "000000.tar").touch()
+    data = read_recipe(tiny, pictures=tmp_path / "shards").data
+    assert data.test is not None
+    assert (data.train.split, data.test.split) == ("train", "test")
+
+
+@pytest.mark.parametrize("name", ["Train", "TRAIN", "Training"])
+def test_splits_of_other_names_are_refused_rather_than_learnt_as_classes(tiny: Path, tmp_path: Path, name: str) -> None:
+    for split in (name, "Test"):
+        classes(tmp_path / "fruits" / split)
+    with pytest.raises(DatasetError, match=r"fruits: holds \w+, \w+: these are splits"):
+        open_sets(read_recipe(tiny, pictures=tmp_path / "fruits").data)
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Path:
+    """The folder of two lists, as `anabranch split` writes them."""
+    classes(tmp_path / "photos")
+    (tmp_path / "lists").mkdir()
+    for name, places in (("train", range(8)), ("val", range(8, 10))):
+        lines = [
+            f"../photos/{each}/{each}{at}.png {label}\n" for label, each in enumerate(("ant", "bee")) for at in places
+        ]
+        (tmp_path / "lists" / f"{name}.txt").write_text("".join(lines))
+    (tmp_path / "lists/classes.json").write_text('["ant", "bee"]')
+    return tmp_path / "lists"
+
+
+NO_NAMES = "data.class_names=['ant', 'bee']"  # the tiny recipe's own are others
+
+
+def test_a_folder_of_two_lists_is_learnt_and_tested_as_they_say(tiny: Path, lists: Path) -> None:
+    sets = open_sets(read_recipe(tiny, pictures=lists, overrides=[NO_NAMES]).data)
+    assert (len(sets.shown), len(sets.tested)) == (16, 4)
+    assert sets.shown.names[0] == "../photos/ant/ant0.png"
+
+
+def test_a_list_beside_class_folders_is_of_no_account_without_a_second(tiny: Path, lists: Path) -> None:
+    (lists.parent / "photos/train.txt").touch()
+    data = read_recipe(tiny, pictures=lists.parent / "photos").data
+    assert (data.train.path, data.test) == (str(lists.parent / "photos"), None)
+
+
+def test_a_list_that_is_set_leaves_the_split_of_the_recipes_folder_behind(tiny: Path, lists: Path) -> None:
+    paths = [f"data.train.path={lists}/train.txt", f"data.test.path={lists}/val.txt"]
+    sets = open_sets(read_recipe(tiny, overrides=[*paths, NO_NAMES]).data)
+    assert (len(sets.shown), len(sets.tested)) == (16, 4)
+    asked = read_recipe(tiny, overrides=[*paths, "data.train.split=train", NO_NAMES])
+    with pytest.raises(DatasetError, match=r"train\.txt: this is a file, and split 'train' chooses within a folder"):
+        open_sets(asked.data)
+
+
 def test_of_a_folder_in_one_piece_a_fifth_of_each_class_is_held_out(tiny: Path, tmp_path: Path) -> None:
     classes(tmp_path / "photos", count=50)
     recipe = read_recipe(tiny, pictures=tmp_path / "photos", overrides=['data.class_names=["ant", "bee"]'])
@@ -135,7 +232,7 @@ def test_of_a_folder_in_one_piece_a_fifth_of_each_class_is_held_out(tiny: Path, 
 
 def test_pictures_that_lie_in_one_file_cannot_be_held_out(tiny: Path, tmp_path: Path) -> None:
     recipe = read_recipe(tiny, overrides=[f"data={{train={{path='{tiny.parent}', split='train'}}, hold_out=0.2}}"])
-    with pytest.raises(DatasetError, match="only pictures in files of their own can be held out; 'anabranch split'"):
+    with pytest.raises(DatasetError, match="can be held out; name others in data.test. 'anabranch split' parts"):
         open_sets(recipe.data)
 
 

@@ -104,3 +104,24 @@ def test_the_shipped_model_scores_what_the_results_say_of_it(anabranch) -> None:
     # engines of other processors round otherwise, which may turn a handful of close calls
     assert said["top1"] == pytest.approx(recorded["top1"], abs=0.05)
     assert said["top1"] >= 94.0
+
+
+def test_a_set_whose_names_are_none_of_the_models_is_scored_with_a_warning(anabranch, packed, classes) -> None:
+    shutil.rmtree(classes / "bee")
+    (classes / "ant").rename(classes / "oak")
+    for name in ("elm", "fir", "yew", "ash"):
+        shutil.copytree(classes / "oak", classes / name)
+    done = anabranch("evaluate", classes, "-m", packed.folder, "--json")
+    assert done.status == 0
+    assert json.loads(done.out)["matched_by"] == "position"
+    (warning,) = done.err.splitlines()
+    assert warning.startswith(f"warning: {classes}: its classes are none of the model's: 'ash' was taken for 'ant'")
+    for number, path in enumerate(list(classes.iterdir())):
+        path.rename(classes / f"n0144076{number}")
+    assert anabranch("evaluate", classes, "-m", packed.folder, "--json").err == ""
+
+
+def test_pictures_that_are_not_read_are_told(anabranch, packed, classes) -> None:
+    (classes / "ant/photo.heic").touch()
+    done = anabranch("evaluate", classes, "-m", packed.folder)
+    assert done.err.startswith(f"warning: {classes}: left out are 1 .heic; only .bmp, ")

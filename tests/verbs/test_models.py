@@ -80,6 +80,24 @@ def test_a_file_that_is_not_there_is_no_misspelt_name(anabranch, photo) -> None:
         2, ["error: drawer/net.pth: no such file or folder; give an artefact folder or a checkpoint"])  # fmt: skip
 
 
+@pytest.mark.parametrize("verb", [("export", "-o", "out"), ("classify", "photo.png", "-m"), ("evaluate", "set", "-m")])
+def test_a_runs_folder_is_told_with_its_result(anabranch, tmp_path, monkeypatch, verb) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/new").mkdir(parents=True)
+    (tmp_path / "runs/new/recipe.json").touch()
+    done = anabranch(*verb, "runs/new")
+    assert (done.status, done.err) == (2, "error: runs/new is a run's folder; it has no result yet\n")
+    (tmp_path / "runs/new/model.safetensors").touch()
+    done = anabranch(*verb, "runs/new")
+    told = "error: runs/new is a run's folder; its result is runs/new/model.safetensors\n"
+    assert (done.status, done.err) == (2, told)
+
+
+def test_an_artefact_that_is_to_be_exported_is_told_to_be_no_file(anabranch, packed, tmp_path) -> None:
+    done = anabranch("export", packed.folder, "-o", tmp_path / "out")
+    assert (done.status, done.err) == (2, f"error: {packed.folder} is a folder; give a checkpoint, which is a file\n")
+
+
 def test_identify_says_what_a_file_is(anabranch, mirrored) -> None:
     done = anabranch("identify", mirrored)
     assert "is        seresnet18d_paddle, as paddleclas spells it" in done.out

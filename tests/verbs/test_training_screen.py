@@ -32,7 +32,7 @@ def plan(*, processes: int = 1, step: int = 0, workers: int = 2, **optimise: Any
         recipe=recipe,
         params=25_028_904,
         macs=4_230_000_000,
-        num_classes=1000,
+        class_names=tuple(f"n{number:08}" for number in range(1000)),
         num_pictures=1_281_167,
         num_tested=50_000,
         processes=processes,
@@ -90,7 +90,8 @@ class Told:
 def test_the_summary_says_what_will_be_done() -> None:
     assert screen.summary(plan()) == [
         "tiny: 25,028,904 parameters, 4,230,000,000 MACs at 28 x 28 px",
-        "  pictures  1,281,167 in 1,000 classes; 50,000 to be tested on",
+        "  pictures  1,281,167 to learn from, 50,000 to be tested on",
+        "            1,000 classes: n00000000, n00000001, n00000002, n00000003, ...",
         "  batch     1,024",
         "  rate      0.4",
         "  computes  in bf16 on NVIDIA H200",
@@ -105,14 +106,24 @@ def test_the_summary_takes_a_batch_apart_and_says_how_the_rate_was_scaled() -> N
     assert lines[-1] == "  goes on   after step 4,000"
 
 
+def test_the_summary_warns_where_many_pictures_fill_no_whole_batch() -> None:
+    few = replace(plan(batch=32), num_pictures=56, steps_per_epoch=1)
+    warning = "warning: each epoch leaves out 24 pictures, which fill no whole batch; try --set optimise.batch=28"
+    assert screen.summary(few)[-1] == warning
+    shared = replace(plan(batch=32, processes=2, accumulate=4), num_pictures=56, steps_per_epoch=1)
+    assert screen.summary(shared)[-1].endswith("optimise.batch=24")  # of two processes and four parts
+    for enough in (replace(few, num_pictures=35), replace(plan(batch=32, steps_per_epoch=1), num_pictures=56)):
+        assert "warning" not in screen.summary(enough)[-1]
+
+
 def test_an_epoch_is_a_line() -> None:
-    expected = "epoch  12  loss 0.5123  test 0.2311  top-1 94.42 %  top-5 99.90 %  2 h 34 min"
+    expected = "epoch  12  loss 0.5123  test 0.2311  top-1 94.42 %  top-5 99.90 %  at 2 h 34 min"
     assert screen.epoch_line(line()) == expected
 
 
 def test_an_epoch_of_several_classes_a_picture_tells_its_own_figures() -> None:
     several = {key: value for key, value in line(map=83.214, f1=77.5).items() if key not in ("top1", "top5")}
-    expected = "epoch  12  loss 0.5123  test 0.2311  mAP 83.21 %  F1 77.50 %  2 h 34 min"
+    expected = "epoch  12  loss 0.5123  test 0.2311  mAP 83.21 %  F1 77.50 %  at 2 h 34 min"
     assert screen.epoch_line(several) == expected
 
 
@@ -220,24 +231,30 @@ def test_every_line_fits_into_80_columns() -> None:
 
 def test_the_end_says_the_score_and_what_to_type_next() -> None:
     model = Path("my runs/model.safetensors")
-    said = screen.ending(model, score(8, of=10), about_page="  the page", expect="81 %")
+    said = screen.ending(model, score(8, of=10), about=["  3 epochs", "  the page"], expect="81 %", held_out=False)
     # 8 of 10 is the textbooks' example of Wilson's interval
     assert "  top-1  80.00 %   95 % interval 49.02 to 94.33, on 10 test pictures" in said
     assert "  expected: 81 %" in said
-    assert "  the page" in said
+    assert said[said.index("  3 epochs") + 1] == "  the page"
     assert "  anabranch evaluate DATA -m 'my runs/model.safetensors'" in said
 
 
 def test_the_end_of_a_run_on_several_classes_a_picture_says_their_figures() -> None:
     told = {"unreadable": (), "matched_by": "position", "seconds": 9.0}
     met = MultiLabelScore(num_pictures=1234, average_precisions=(50.0, 75.5, math.nan), f1=40.0, **told)
-    said = screen.ending(Path("m"), met, about_page="", expect=None)
+    said = screen.ending(Path("m"), met, about=[], expect=None, held_out=False)
     assert "  mAP    62.75 %, on 1,234 test pictures" in said
     assert "  F1     40.00 %" in said
 
 
+def test_the_end_of_a_run_that_held_pictures_out_asks_for_no_test_on_those_it_has_learnt() -> None:
+    said = screen.ending(Path("m"), score(1, of=2), about=[], expect=None, held_out=True)
+    assert [each for each in said if each.endswith("on 2 pictures that were held out")]
+    assert not [each for each in said if "evaluate" in each]
+
+
 def test_without_an_expectation_the_end_says_none() -> None:
-    said = screen.ending(Path("m"), score(1, of=2), about_page="", expect=None)
+    said = screen.ending(Path("m"), score(1, of=2), about=[], expect=None, held_out=False)
     assert not [each for each in said if "expected" in each]
 
 

@@ -78,7 +78,7 @@ def _want_place(out: Path, source: Path, *, overwrite: bool) -> None:
     except (OSError, ValueError) as error:
         raise UsageError(f"{out}: is no place for a file ({getattr(error, 'strerror', None) or error})") from None
     if not overwrite:
-        raise UsageError(f"{out} is there already; choose another place, or ask to overwrite it")
+        raise UsageError(f"{out} is there already; choose another place, or replace it with --overwrite")
 
 
 def _is_there(path: Path) -> bool:

@@ -1,15 +1,20 @@
-"""Which files are meant by the paths that a user gives: files, folders and patterns."""
+"""Which files are meant by the paths that a user gives: files, folders and patterns.
+
+In a folder, names that begin with a dot are passed over: a Mac's `._photo.jpg`, a notebook's `.ipynb_checkpoints`.
+"""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from anabranch.errors import UsageError
+from anabranch.errors import UsageError, shown
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_EXPECTED = PICTURE_SUFFIXES | {".txt", ".csv", ".json", ".xml", ".md", ".html", ".db", ".ini"}  # nobody misses these
 
 
 def picture_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -23,12 +28,38 @@ def picture_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
     """The pictures of a folder at any depth, told by their suffix: folder by folder, as torchvision sorts them."""
+    return [file for file in files_in(folder) if is_picture(file.name)]
+
+
+def files_in(folder: str | os.PathLike[str]) -> list[Path]:
+    """All files of a folder at any depth, in the same order."""
     walk = sorted(_walk(os.fspath(folder)))
-    return [Path(root, name) for root, names in walk for name in sorted(names) if is_picture(name)]
+    return [Path(root, name) for root, names in walk for name in sorted(names) if not is_hidden(name)]
 
 
 def is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+    return not is_hidden(name) and _suffix(name) in PICTURE_SUFFIXES
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def count_ignored(files: Iterable[Path]) -> Counter[str]:
+    """How many of the files are not read as pictures, by suffix, but for those that nobody would take for one."""
+    return Counter(suffix for file in files if (suffix := _suffix(file.name)) not in _EXPECTED)
+
+
+def told_ignored(counts: Mapping[str, int]) -> str:
+    """What `count_ignored` found, for a person."""
+    most = Counter(counts).most_common(5)
+    told = ", ".join(f"{count:,} {shown(suffix) or 'without a suffix'}" for suffix, count in most)
+    more = ", ..." if len(counts) > len(most) else ""
+    return f"left out are {told}{more}; only {', '.join(sorted(PICTURE_SUFFIXES))} are read"
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _meant(path: Path) -> list[Path]:
@@ -50,7 +81,7 @@ def _meant(path: Path) -> list[Path]:
 def _walk(folder: str) -> Iterable[tuple[str, list[str]]]:
     """Each folder at any depth with its files, through links but for those that lead back up."""
     for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not _leads_up(os.path.join(root, name))]
+        folders[:] = [name for name in folders if not is_hidden(name) and not _leads_up(os.path.join(root, name))]
         yield root, names
 
 

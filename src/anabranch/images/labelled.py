@@ -14,6 +14,8 @@ FOLDER, split="train"       IDX files in FOLDER: "train" or "test" (t10k)
 FOLDER of .tar files        shards, in the order of their names; see images.shards. Without a folder FOLDER/val,
                             split="val" is those whose names hold that word: imagenet1k-val-0000.tar
 
+In a folder, names that begin with a dot are passed over.
+
 Of a listed set, the first file must exist; whether the others do is seen when they are decoded, because asking for a
 million files takes minutes. A picture that cannot be read is an ImageError, never left out and never replaced.
 """
@@ -21,8 +23,9 @@ million files takes minutes. A picture that cannot be read is an ImageError, nev
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol
@@ -32,7 +35,7 @@ from numpy.typing import NDArray
 
 from anabranch.errors import DatasetError, ImageError
 from anabranch.images.decode import decode
-from anabranch.images.files import is_picture, pictures_in
+from anabranch.images.files import count_ignored, files_in, is_hidden, is_picture, told_ignored
 from anabranch.images.idx import IMAGES, is_idx, labels_beside, read_idx
 from anabranch.images.lists import read_rows, read_targets
 from anabranch.images.shards import SPLITS, are_shards, open_shards
@@ -82,6 +85,7 @@ class LabelledFiles:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...] | None
     targets: NDArray[np.uint8] | None = None  # (N, K)
+    ignored: Mapping[str, int] = field(default_factory=dict)  # files that are not read as pictures, by suffix
 
     @property
     def pixels(self) -> None:
@@ -159,7 +163,9 @@ def open_labelled(
     if not path.exists():
         raise DatasetError(f"{path}: no such file or folder")
     if split is not None:
-        raise DatasetError(f"{path}: this is a file, and split {split!r} chooses within a folder; give the folder")
+        raise DatasetError(
+            f"{path}: this is a file, and split {split!r} chooses within a folder; give one, or no split"
+        )
     if IMAGES.fullmatch(path.name) or is_idx(path):
         return _idx(path, labels)
     if labels is not None:
@@ -168,7 +174,7 @@ def open_labelled(
 
 
 def _in_folder(folder: Path, split: str | None, labels: Path | None, *, multi_label: bool) -> Labelled:
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    entries = sorted((entry for entry in os.scandir(folder) if not is_hidden(entry.name)), key=lambda entry: entry.name)
     if any(IMAGES.fullmatch(entry.name) for entry in entries):
         return _idx(_idx_images(folder, [entry.name for entry in entries], split), labels)
     if split is not None and (folder / split).is_dir():
@@ -192,18 +198,30 @@ def _class_folders(folder: Path, entries: Sequence[os.DirEntry[str]]) -> Labelle
             "'path label' lines, such as PaddleClas' val_list.txt for ImageNet"
         )
     if not classes:
-        raise DatasetError(f"{folder}: holds neither class folders nor IDX files")
-    if SPLITS.issuperset(classes):
-        raise DatasetError(f"{folder}: holds {', '.join(classes)}: these are splits, not classes; say which with split")
+        inside = ", ".join(entry.name for entry in entries[:5]) or "nothing"
+        raise DatasetError(
+            f"{folder}: holds neither class folders nor IDX files nor shards; it holds {inside}. "
+            "A list or a CSV is given as the file itself"
+        )
+    if SPLITS.issuperset(map(str.lower, classes)):
+        raise DatasetError(
+            f"{folder}: holds {', '.join(classes)}: these are splits, not classes; say which with split, or call them "
+            "train and val"
+        )
     names: list[str] = []
     labels: list[int] = []
+    passed_over: Counter[str] = Counter()
     for label, name in enumerate(classes):
-        found = pictures_in(folder / name)
+        files = files_in(folder / name)
+        found = [file for file in files if is_picture(file.name)]
+        others = count_ignored(files)
         if not found:
-            raise DatasetError(f"{folder / name}: this class has no pictures; add some or remove the folder")
+            met = f" ({told_ignored(others)})" if others else ""
+            raise DatasetError(f"{folder / name}: this class has no pictures{met}; add some or remove the folder")
+        passed_over += others
         names.extend(str(file.relative_to(folder)) for file in found)
         labels.extend([label] * len(found))
-    return LabelledFiles(str(folder), names, np.array(labels, np.int64), classes)
+    return LabelledFiles(str(folder), names, np.array(labels, np.int64), classes, ignored=passed_over)
 
 
 def _listed(file: Path, folder: Path, *, multi_label: bool) -> LabelledFiles:

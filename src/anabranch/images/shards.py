@@ -27,7 +27,7 @@ from anabranch.images.tars import Tar, open_tar, read_part
 if TYPE_CHECKING:
     from anabranch.images.labelled import Labelled
 
-SPLITS = {"train", "val", "valid", "validation", "test"}
+SPLITS = {"train", "training", "val", "valid", "validation", "eval", "test", "testing"}
 _PACKED = re.compile(r".*\.(tgz|tar\.(gz|bz2|xz|zst|lz4))")
 
 
@@ -175,6 +175,6 @@ def _of_split(folder: Path, shards: list[str], split: str | None) -> list[str]:
     if not chosen:
         raise DatasetError(
             f"{folder}: holds no folder {split!r}, and none of its {len(shards)} shards ({shards[0]}, ...) has the "
-            f"word {split!r} in its name"
+            f"word {split!r} in its name; give them such names, or each split's shards a folder of their own"
         )
     return chosen

@@ -97,7 +97,7 @@ def _document(title: str, body: str) -> str:
 
 def _head(run: TrainingRun) -> str:
     met, last = run.score(), run.history[-1]
-    ended = f"a weight decay of {last['weight_decay']:g}" if "tried" in last else f"{last['epoch']:,} epochs"
+    ended = f"a weight decay of {last['weight_decay']:g}" if "tried" in last else run.made_of
     if isinstance(met, MultiLabelScore):
         figures = f"mAP <b>{met.mean_average_precision:.2f} %</b>; F1 {met.f1:.2f} %"
     else:

@@ -1,7 +1,7 @@
 """What a training run left in its folder, read again: its recipe, its history, and what its result answered.
 
-Made of recipe.json, history.jsonl, and answers.npz with logits (N, K), labels (N,), the pictures' names (N,) and
-class_names (K,). Where a picture may show several classes, labels are (N, K) of 0 and 1.
+Made of recipe.json, history.jsonl, and answers.npz with logits (N, K), labels (N,), the pictures' places in their set
+(N,), their names (N,) and class_names (K,). Where a picture may show several classes, labels are (N, K) of 0 and 1.
 """
 
 from __future__ import annotations
@@ -26,12 +26,29 @@ class TrainingRun:
     history: Sequence[Mapping[str, Any]]
     logits: NDArray[np.float64]
     labels: NDArray[np.integer]
+    indices: NDArray[np.int64]
     names: Sequence[str]
     class_names: Sequence[str]
 
     @property
     def multi_label(self) -> bool:
         return self.labels.ndim == 2
+
+    @property
+    def made_of(self) -> str:
+        """Which epochs made the result, and why there were no more: "epoch 3, the best of 5; no better for 2"."""
+        done, asked = len(self.history), self.recipe["optimise"]["epochs"]
+        match self.recipe["run"]["result"]:
+            case "best":
+                scores = [line["map" if self.multi_label else "top1"] for line in self.history]
+                said = f"epoch {scores.index(max(scores)) + 1:,}, the best of {done:,}"
+            case "average":
+                said = f"the mean of the last {min(done, self.recipe['run']['keep']):,} of {done:,} epochs"
+            case _:
+                said = f"{done:,} epochs"
+        if done < asked:
+            said += f"; ended before epoch {asked:,}: no better for {self.recipe['optimise']['patience']:,}"
+        return said
 
     @property
     def answered(self) -> NDArray[np.int64]:
@@ -94,6 +111,7 @@ def read_run(folder: Path) -> TrainingRun:
                 [json.loads(line) for line in lines],
                 held["logits"].astype(np.float64),
                 held["labels"],
+                held["indices"],
                 held["names"].tolist(),
                 held["class_names"].tolist(),
             )

@@ -91,7 +91,8 @@ def erased(draws: Tensor, side: int) -> Tensor:
     """A box of each picture: (n, S, S) bool. `draws`: (n, 4), area, aspect, row and column.
 
     Area uniform in 0.02..1/3 of the picture's, aspect log-uniform in 0.3..3.3 as far as the box then fits: torchvision,
-    whose ranges these are, draws again where it does not. The box shows the mean colour, as in torchvision's recipes.
+    whose ranges these are but for its 0.33, draws again where it does not. The box shows the mean colour, as in
+    torchvision's recipes.
     Source: Zhong et al. 2020, algorithm 1; area goes up to 0.4 there, and random colours, the mean one, black and white
     are compared.
     """

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anabranch.errors import CheckpointError, RecipeError, shown
+from anabranch.errors import CheckpointError, RecipeError
+from anabranch.errors import shown as plain
+from anabranch.images.labelled import Labelled, LabelledFiles
 from anabranch.nets.store import read_tensors, write_tensors
 from anabranch.train.optimise import Ema
+from anabranch.train.sets import Sets, truth
 from anabranch.train.tables import Recipe
 
 _KIND = "training run"
@@ -26,6 +31,7 @@ class Progress:
     loss_sum: float = 0.0  # over the pictures of this epoch so far, all processes
     seen: int = 0
     seconds: float = 0.0  # spent training, over all sittings
+    stepping: float = 0.0  # seconds spent on this epoch's steps so far
     waiting: float = 0.0  # seconds of these in which the leading process waited for pictures
     unreadable: list[str] = field(default_factory=list)  # a line for each picture that the leading process left out
     best: dict[str, Any] | None = None  # the best epoch's line of the history
@@ -38,22 +44,39 @@ class Fixed:
 
     recipe: Recipe
     processes: int  # each norm sees its process's share of a batch
-    class_names: tuple[str, ...]
-    pictures: tuple[int, int]  # to learn from, to be tested on
+    sets: Sets
 
     def as_json(self) -> dict[str, Any]:
         """By the words of a message: what is compared."""
-        recipe = self.recipe.model_dump(mode="json")
+        recipe, run = self.recipe.model_dump(mode="json"), self.recipe.run
         for free in ("expect", "licence", "smoke"):
             del recipe[free]
-        for free in ("checkpoint_steps", "workers", "test_pictures", "keep", "tensorboard"):
+        for free in ("checkpoint_steps", "workers", "tensorboard"):
             del recipe["run"][free]
+        if run.result != "average":
+            del recipe["run"]["keep"]
+        if run.result != "best" and self.recipe.steps.patience is None:
+            del recipe["run"]["test_pictures"]
         for part in ("train", "test"):
             if recipe["data"][part]:
                 del recipe["data"][part]["path"]  # a set may be moved
         keys = {f"{table}.{key}": value for table in recipe for key, value in _items(recipe[table])}
-        numbers = {"processes": self.processes, "training and test pictures": list(self.pictures)}
-        return {**keys, **numbers, "classes": list(self.class_names)}
+        shown, tested, class_names = self.sets
+        return {
+            **keys,
+            "processes": self.processes,
+            "training and test pictures": [len(shown), len(tested)],
+            "their names and classes, as a hash,": [_hash(shown), _hash(tested)],
+            "classes": list(class_names),
+        }
+
+
+def _hash(data: Labelled) -> str:
+    """Of which pictures these are, by their names, and of what they show. A set that was moved has the same one."""
+    total = hashlib.sha256(np.ascontiguousarray(truth(data)).tobytes())
+    if isinstance(data, LabelledFiles):  # the names of others are the numbers of their places
+        total.update("\0".join(data.names).encode(errors="surrogateescape"))
+    return total.hexdigest()[:12]
 
 
 def _items(table: Any) -> list[tuple[str, Any]]:
@@ -138,7 +161,7 @@ def restore(path: Path, fixed: Fixed, learner: Learner) -> Progress:
     tensors, about = read_tensors(path)
     if about.get("kind") != _KIND:
         raise CheckpointError(
-            f"{path}: holds a {shown(about.get('kind'))}, not a training run; --resume wants a run's folder"
+            f"{path}: holds a {plain(about.get('kind'))}, not a training run; --resume wants a run's folder"
         )
     now, then = fixed.as_json(), about["fixed"]
     changed = [

@@ -106,9 +106,9 @@ def random_resized_crop(
         aspect = min(max(width / height, recipe.aspect[0]), recipe.aspect[1])
         w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
         left, top = (width - w) // 2, (height - h) // 2
-    box = (left, top, left + w, top + h)
+    box = Image.fromarray(picture[top : top + h, left : left + w])  # Pillow's own `box` looks at pixels around it
     method = Image.Resampling[recipe.resampler.removeprefix("pillow-").upper()]
-    return np.asarray(Image.fromarray(picture).resize((side_px, side_px), method, box=box))
+    return np.asarray(box.resize((side_px, side_px), method))
 
 
 class Crop(NamedTuple):

@@ -33,7 +33,7 @@ class Plan:
     recipe: Recipe
     params: int
     macs: int  # for one picture of input.crop_px
-    num_classes: int
+    class_names: tuple[str, ...]
     num_pictures: int  # to learn from
     num_tested: int  # after each epoch, by all processes together
     processes: int
@@ -41,6 +41,17 @@ class Plan:
     lr: float  # at its highest, scaled to the batch
     steps_per_epoch: int
     step: int = 0  # steps done in earlier sittings
+    ignored: tuple[str, ...] = ()  # a line for each folder in which files lie that are not read as pictures
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def left_out(self) -> int:
+        """Pictures of each epoch's order that fill no whole batch, unless the recipe itself asks for fewer steps."""
+        wanted = self.recipe.steps
+        return 0 if wanted.steps_per_epoch else self.num_pictures - self.steps_per_epoch * wanted.batch
 
     @property
     def steps(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from anabranch.nets.net import Net
 from anabranch.nets.store import read_tensors, tensors_sha256, write_tensors
 from anabranch.runtimes.open import open_model
 from anabranch.runtimes.predictor import Predictor
+from anabranch.train.sets import want_few
 from anabranch.version import VERSION
 
 Report = Callable[[int], None]  # told the number of pictures done
@@ -57,8 +58,8 @@ def features(
     """What the net's `embed` gives for each picture, from the folder `cache` where it is known already.
 
     It is computed anew where the backbone, the preprocessing or any picture is another one, and where the kept file is
-    damaged. precision: f32, or int8, whose ranges are those of some of these pictures. Raises ImageError where more
-    than the share `unreadable` of the pictures cannot be read, DatasetError for too few to show ranges, and ExportError
+    damaged. precision: f32, or int8, whose ranges are those of some of these pictures. Raises DatasetError where more
+    than the share `unreadable` of the pictures cannot be read, or too few are there to show ranges, and ExportError
     where the engine does not agree with torch.
     """
     frozen = backbone(net)
@@ -74,7 +75,7 @@ def features(
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"values": torch.from_numpy(known.values), "indices": torch.from_numpy(known.indices)}
         write_tensors(path, tensors, {"kind": _KIND, "unreadable": known.unreadable})
-    _refuse_too_many(known.unreadable, unreadable, len(data))
+    want_few([reason for _, reason in known.unreadable], len(data), unreadable, kind="of its")
     report(len(data))
     return known
 
@@ -141,7 +142,7 @@ def _computed(engine: Predictor, data: Labelled, share: float, report: Report) -
         for part in pool.map(partial(_part, engine, data), range(0, len(data), _BATCH)):
             parts.append(part)
             unreadable += part.unreadable
-            _refuse_too_many(unreadable, share, len(data))
+            want_few([reason for _, reason in unreadable], len(data), share, kind="of its")
             report(min(len(parts) * _BATCH, len(data)))
     finally:
         pool.shutdown(cancel_futures=True)
@@ -162,14 +163,6 @@ def _part(engine: Predictor, data: Labelled, first: int) -> Features:
             unreadable.append((name, str(error) if name in str(error) else f"{name}: {error}"))
     values = engine.predict(np.stack(pixels)) if pixels else np.empty((0, engine.card.num_classes), np.float32)
     return Features(values, np.array(indices, np.int64), tuple(unreadable))
-
-
-def _refuse_too_many(unreadable: Sequence[tuple[str, str]], share: float, total: int) -> None:
-    if len(unreadable) > share * total:
-        raise ImageError(
-            f"{len(unreadable)} of {total} pictures cannot be read, more than the share data.unreadable = {share:g}; "
-            f"the first: {unreadable[0][1]}. Repair or remove them, or allow a larger share"
-        )
 
 
 def _check(engine: Predictor, backbone: Net, data: Labelled, known: Features, tolerance: float) -> None:

@@ -7,6 +7,7 @@ import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of the GNU C library's malloc.h
 _NEVER = 2**31 - 1
+_HIGHEST_OF_OLDER_ONES = 32 << 20  # half of its HEAP_MAX_SIZE
 
 
 def keep_freed_memory() -> None:
@@ -19,5 +20,6 @@ def keep_freed_memory() -> None:
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
-        libc.mallopt(_MMAP_THRESHOLD, _NEVER)
+        if not libc.mallopt(_MMAP_THRESHOLD, _NEVER):
+            libc.mallopt(_MMAP_THRESHOLD, _HIGHEST_OF_OLDER_ONES)
         libc.mallopt(_TRIM_THRESHOLD, _NEVER)

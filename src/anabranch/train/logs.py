@@ -112,15 +112,17 @@ def write_text(path: Path, text: str) -> None:
 
 def write_answers(
     folder: Path,
-    *,
     logits: NDArray[np.float32],
     labels: NDArray[np.integer],
+    indices: NDArray[np.int64],
+    *,
     names: Sequence[str],
     class_names: Sequence[str],
 ) -> Path:
     """Write answers.npz: logits (N, K), labels, the pictures' names (N,) and the classes' (K,). No pickles.
 
-    labels: (N,), or (N, K) of 0 and 1 where a picture may show several classes. Raises CheckpointError.
+    labels: (N,), or (N, K) of 0 and 1 where a picture may show several classes. indices: (N,), the pictures' places in
+    their set. Raises CheckpointError.
     """
     path = folder / "answers.npz"
     with replacing_file(path) as partial, partial.open("wb") as file:
@@ -128,6 +130,7 @@ def write_answers(
             file,
             logits=logits.astype(np.float32),
             labels=labels,
+            indices=indices,
             names=np.array(names, np.str_),
             class_names=np.array(class_names, np.str_),
         )

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anabranch.errors import DatasetError, RecipeError
+from anabranch.errors import RecipeError
 from anabranch.nets.count import count
 from anabranch.nets.load import Trained, load_trained, save_trained
 from anabranch.train import checkpoint
@@ -35,11 +35,13 @@ from anabranch.train.distil import Locate
 from anabranch.train.estimate import Estimate, Parts, Plan, device_name, estimate
 from anabranch.train.logs import Logs, write_answers, write_text
 from anabranch.train.optimise import averaged, rate, scaled_lr
-from anabranch.train.score import answers, looked_at, scored, yardstick
-from anabranch.train.sets import Sets, open_sets
+from anabranch.train.score import answers, figures, yardstick
+from anabranch.train.sets import Sets, ignored, open_sets, want_few
 from anabranch.train.student import Student
 from anabranch.train.tables import Recipe
 from anabranch.train.team import Team
+
+RESULT = "model.safetensors"
 
 Report = Callable[[Mapping[str, Any]], None]  # called after every step and every epoch, by the leading process alone
 
@@ -73,17 +75,21 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
     last = folder / "last.safetensors"
     if last.exists() and not resume:
         raise RecipeError(f"{folder}: already holds a run; go on with --resume, or give another folder with --out")
+    if not last.exists() and (left := [*_kept(folder), *folder.glob("best.safetensors"), *folder.glob(RESULT)]):
+        raise RecipeError(f"{left[0]}: is of an earlier run; remove it, or give another folder with --out")
 
     # ---- data --------------------------------------------------------------------------------------------------
     sets = open_sets(recipe.data)
     crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=run.seed)
     steps_per_epoch = _steps_per_epoch(recipe, len(sets.shown), team.processes)
-    fixed = checkpoint.Fixed(recipe, team.processes, sets.class_names, (len(sets.shown), len(sets.tested)))
+    fixed = checkpoint.Fixed(recipe, team.processes, sets)
 
     # ---- net, optimiser, running mean, teacher -----------------------------------------------------------------
     student = Student(recipe, sets.class_names, team, locate=locate)
     net, mean = student.net, student.learner.mean
     progress = checkpoint.restore(last, fixed, student.learner) if last.exists() else checkpoint.Progress()
+    if len(team.union([str(progress.step)])) > 1:
+        raise RecipeError(f"{last}: not every process finds it; --out must be a folder that all hosts share")
     plan = _plan(recipe, sets, team, steps_per_epoch, progress.step)
     if team.leads:
         write_text(folder / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
@@ -92,15 +98,14 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
     # ---- epochs ------------------------------------------------------------------------------------------------
     started = time.monotonic() - progress.seconds
     logs = Logs(folder, tensorboard=run.tensorboard and team.leads, step=progress.step)
-    while progress.step < plan.steps and not _is_over(recipe, progress):
-        epoch, first = divmod(progress.step, steps_per_epoch)
+    while (epoch := len(progress.history)) < wanted.epochs and not _is_over(recipe, progress):
+        first = progress.step - epoch * steps_per_epoch
         crops.side_px = side_at(recipe.augment, epoch, recipe.input.crop_px)
-        lr = 0.0
         step_started = time.monotonic()
         for share in _epoch(recipe, crops, team, epoch=epoch, steps=steps_per_epoch, first=first):
             progress.waiting += time.monotonic() - step_started
             progress.unreadable += [line for line in share.unreadable if line not in progress.unreadable]
-            _want_few(recipe, progress.unreadable, len(sets.shown))
+            want_few(progress.unreadable, len(sets.shown), recipe.data.unreadable, kind="training")
             lr = rate(wanted, progress.step, steps_per_epoch)
             loss = student.step(share, progress.step, lr)
             progress.step += 1
@@ -114,8 +119,10 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
             progress.loss_sum += counted[0].item()
             progress.seen += int(counted[1].item())
             progress.seconds = time.monotonic() - started
+            taken = time.monotonic() - step_started
+            progress.stepping += taken
             if team.leads:
-                pace = counted[1].item() / (time.monotonic() - step_started)
+                pace = counted[1].item() / taken
                 told = {
                     "step": progress.step,
                     "steps": plan.steps,
@@ -123,7 +130,7 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
                     "loss": progress.loss_sum / progress.seen,
                     "lr": lr,
                     "pictures_per_s": pace,
-                    "waiting": progress.waiting / progress.seconds,
+                    "waiting": progress.waiting / progress.stepping,
                     "unreadable": len(progress.unreadable),
                 }
                 logs.step(told)
@@ -133,38 +140,44 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
             step_started = time.monotonic()
 
         progress.unreadable = team.union(progress.unreadable)
-        _want_few(recipe, progress.unreadable, len(sets.shown))
+        want_few(progress.unreadable, len(sets.shown), recipe.data.unreadable, kind="training")
         team.share(mean.state)  # each process has norms' statistics of its own
+        if team.leads:
+            checkpoint.save(last, fixed, progress, student.learner)  # whatever becomes of the test
+        met = answers(net, mean.state, recipe, sets, team)
+        unreadable = [*progress.unreadable, *met.unreadable]
         line = {
             "epoch": epoch + 1,
             "loss": progress.loss_sum / progress.seen,
-            "lr": lr,
-            **scored(net, mean.state, recipe, sets, team),
-            "waiting": round(progress.waiting / progress.seconds, 4),
-            "unreadable": len(progress.unreadable),
+            "lr": rate(wanted, progress.step - 1, steps_per_epoch),
+            **figures(met),
+            "waiting": round(progress.waiting / progress.stepping, 4),
+            "unreadable": len(unreadable),
             "seconds": round(progress.seconds, 1),
         }
         progress.history.append(line)
-        progress.loss_sum, progress.seen = 0.0, 0
+        progress.loss_sum, progress.seen, progress.waiting, progress.stepping = 0.0, 0, 0.0, 0.0
         is_best = progress.best is None or line[better] > progress.best[better]
         if is_best:
             progress.best = line
         if team.leads:
             _keep(folder, recipe, _trained(student, recipe, sets), mean.state, epoch + 1, is_best=is_best)
-            if progress.unreadable:
-                write_text(folder / "unreadable.txt", "\n".join(progress.unreadable) + "\n")
+            if unreadable:
+                write_text(folder / "unreadable.txt", "\n".join(unreadable) + "\n")
             checkpoint.save(last, fixed, progress, student.learner)
             logs.epoch(progress.history, progress.step)
             report(line)
 
     # ---- the result ----------------------------------------------------------------------------------------
-    result = folder / "model.safetensors"
+    result = folder / RESULT
+    state = {name: value.to(team.device) for name, value in _result(folder, recipe, mean.state, team).items()}
+    team.share(state)
     if team.leads:
-        state = _result(folder, recipe, mean.state)
         save_trained(result, _trained(student, recipe, sets), state)
-        met = answers(net, state, recipe, sets, team.device)
-        names = [sets.tested.names[index] for index in looked_at(recipe, sets)]
-        write_answers(folder, logits=met.logits, labels=met.labels, names=names, class_names=sets.class_names)
+    met = answers(net, state, recipe, sets, team)
+    if team.leads:
+        names = [sets.tested.names[index] for index in met.indices]
+        write_answers(folder, met.logits, met.labels, met.indices, names=names, class_names=sets.class_names)
         logs.rewrite(progress.history)
     return result
 
@@ -190,7 +203,7 @@ def rehearse(recipe: Recipe, folder: Path, *, locate: Locate = a_path) -> Estima
         few = recipe.model_copy(update={"run": recipe.run.model_copy(update={"test_pictures": 256})})
 
         def test() -> int:
-            return int(scored(student.net, student.learner.mean.state, few, sets, team)["pictures"])
+            return len(answers(student.net, student.learner.mean.state, few, sets, team).indices)
 
         coming = shares()
         parts = Parts(fetch=lambda: next(coming), step=step, test=test, held=student.learner.tensors)
@@ -225,7 +238,7 @@ def _plan(recipe: Recipe, sets: Sets, team: Team, steps_per_epoch: int, step: in
         recipe=recipe,
         params=counted.params,
         macs=counted.macs,
-        num_classes=len(sets.class_names),
+        class_names=sets.class_names,
         num_pictures=len(sets.shown),
         num_tested=min(len(sets.tested), recipe.run.test_pictures or len(sets.tested)),
         processes=team.processes,
@@ -233,33 +246,26 @@ def _plan(recipe: Recipe, sets: Sets, team: Team, steps_per_epoch: int, step: in
         lr=scaled_lr(recipe.steps),
         steps_per_epoch=steps_per_epoch,
         step=step,
+        ignored=ignored(sets),
     )
 
 
 def _steps_per_epoch(recipe: Recipe, pictures: int, processes: int) -> int:
-    wanted = recipe.steps
+    wanted, parts = recipe.steps, processes * recipe.steps.accumulate
+    if wanted.batch % parts or wanted.batch > pictures:
+        fits = min(wanted.batch, pictures) // parts * parts
+        of_parts = f", and a multiple of {processes} processes x {wanted.accumulate} parts" if parts > 1 else ""
+        raise RecipeError(
+            f"optimise.batch = {wanted.batch} does not fit: it must be at most the {pictures} training pictures"
+            f"{of_parts}; " + (f"try --set optimise.batch={fits}" if fits else "add pictures")
+        )
     steps = wanted.steps_per_epoch or pictures // wanted.batch
     if steps * wanted.batch > pictures:
         raise RecipeError(
-            f"optimise.steps_per_epoch = {steps} does not fit: {steps} batches of {wanted.batch} "
-            f"are more than the {pictures} training pictures"
-        )
-    parts = processes * wanted.accumulate
-    if steps == 0 or wanted.batch % parts:
-        raise RecipeError(
-            f"optimise.batch = {wanted.batch} does not fit: it must be at most the {pictures} training pictures "
-            f"and a multiple of the {processes} processes x {wanted.accumulate} parts"
+            f"optimise.steps_per_epoch = {steps} does not fit: {steps} batches of {wanted.batch} are more than "
+            f"the {pictures} training pictures; try --set optimise.steps_per_epoch={pictures // wanted.batch}"
         )
     return steps
-
-
-def _want_few(recipe: Recipe, unreadable: list[str], pictures: int) -> None:
-    """Raises DatasetError where more pictures cannot be read than the recipe bears."""
-    if len(unreadable) > recipe.data.unreadable * pictures:
-        raise DatasetError(
-            f"{len(unreadable)} of {pictures} training pictures cannot be read, more than the share "
-            f"data.unreadable = {recipe.data.unreadable}; the last one: {unreadable[-1]}"
-        )
 
 
 def _is_over(recipe: Recipe, progress: checkpoint.Progress) -> bool:
@@ -297,8 +303,9 @@ def _kept(folder: Path) -> list[Path]:
     return sorted(folder.glob("epoch-[0-9][0-9][0-9][0-9]*.safetensors"))
 
 
-def _result(folder: Path, recipe: Recipe, last: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    match recipe.run.result:
+def _result(folder: Path, recipe: Recipe, last: Mapping[str, Tensor], team: Team) -> Mapping[str, Tensor]:
+    """Of the leading process, which alone has the files; others give what has its shape."""
+    match recipe.run.result if team.leads else "last":
         case "best":
             return load_trained(folder / "best.safetensors").net.state_dict()
         case "average":

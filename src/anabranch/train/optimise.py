@@ -148,7 +148,8 @@ class Ema:
 def averaged(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The plain mean of the same net's tensors at several times, each summed in float64; counts are the last one's.
 
-    Source: Izmailov et al. 2018, "stochastic weight averaging".
+    Source: Izmailov et al. 2018, "stochastic weight averaging". Unlike there, the norms' statistics are averaged too,
+    and not computed anew by a pass over the training pictures.
     """
     *_, last = states
     return {

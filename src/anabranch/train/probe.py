@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anabranch.errors import DatasetError
+from anabranch.errors import RecipeError
 from anabranch.evaluate import Score
 from anabranch.nets.load import Trained, load_strictly, save_trained
 from anabranch.nets.net import Net, build
 from anabranch.train.features import Features, Report, backbone, features
 from anabranch.train.head import Head, fit_head
 from anabranch.train.logs import write_answers, write_text
-from anabranch.train.sets import Sets, open_sets
+from anabranch.train.sets import Sets
 from anabranch.train.start import begin
 from anabranch.train.tables import Probe, Recipe
 
@@ -40,19 +40,16 @@ class Probed:
     head_seconds: float
 
 
-def train_probe(recipe: Recipe, folder: Path, *, cache: Path, report: Report = lambda done: None) -> Probed:
-    """Run a recipe with a [probe] into `folder`, which then holds what a training's does, but nothing to go on from.
+def train_probe(recipe: Recipe, sets: Sets, folder: Path, *, cache: Path, report: Report = lambda done: None) -> Probed:
+    """Run a recipe with a [probe] on its `sets` into `folder`, which then holds what a training's does.
 
-    `report` counts the pictures of both sets. Raises as `probe`, and what the weights to begin from raise.
+    But nothing to go on from. What an earlier probe left there gives way, a training does not. `report` counts the
+    pictures of both sets. Raises as `probe`, and what the weights to begin from raise.
     """
     assert recipe.probe is not None
     assert recipe.start is not None
-    sets = open_sets(recipe.data)
-    if len(sets.class_names) < 2:
-        raise DatasetError(
-            f"{recipe.data.train.path}: holds one class, {sets.class_names[0]!r}, and a probe tells classes apart; "
-            "add a folder for what is not of it"
-        )
+    if (folder / "last.safetensors").exists():
+        raise RecipeError(f"{folder}: already holds a training run; give another folder with --out")
     torch.manual_seed(recipe.run.seed)
     net = build(recipe.spec(), num_classes=len(sets.class_names)).eval()
     begin(net, recipe.start.model_copy(update={"head": "drop"}))
@@ -157,8 +154,9 @@ def _write(recipe: Recipe, folder: Path, sets: Sets, met: Probed) -> None:
     save_trained(folder / "model.safetensors", met.trained)
     write_answers(
         folder,
-        logits=met.logits,
-        labels=sets.tested.labels[met.indices],
+        met.logits,
+        sets.tested.labels[met.indices],
+        met.indices,
         names=[sets.tested.names[index] for index in met.indices],
         class_names=sets.class_names,
     )

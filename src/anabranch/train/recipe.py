@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from anabranch.errors import DatasetError, RecipeError, nearest
+from anabranch.images.files import is_hidden, is_picture
 from anabranch.images.idx import IMAGES
 from anabranch.train.tables import Recipe
 
 HELD_OUT = 0.2  # of pictures that come in one piece
-_TESTED = ("val", "valid", "validation", "test")  # what people call the other piece
+_TESTED = ("val", "valid", "validation", "eval", "test", "testing")  # what people call the other piece
+_LISTS = (".txt", ".csv")
+_NOUNS = {str: "text", int: "whole number", float: "number"}
+_PREFIX = "Input should be "
+_OTHERWISE = {
+    "string_pattern_mismatch": "of letters, digits, '.', '_' and '-', the first a letter or a digit",
+    "too_short": "a list that is not empty",
+}
 
 
 def read_recipe(
@@ -41,11 +53,7 @@ def read_recipe(
             raise RecipeError(f"{path}: has no [smoke] table; run it without --smoke, or add one")
         for key, value in table["smoke"].items():
             _put(table, key, value, where=f"{path}, [smoke]")
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise RecipeError(f"--set {override}: wanted key=value, for instance --set optimise.epochs=3")
-        _put(table, key.strip(), _value(text.strip()), where=f"--set {override}")
+    _lay_over(table, overrides)
     recipe = recipe_from_json(table, where=str(path))
     recipe.spec()
     recipe.input.preprocess()
@@ -55,32 +63,68 @@ def read_recipe(
 def _pointed(data: Any, pictures: Path) -> dict[str, Any]:
     """The recipe's [data] with the pictures of this folder, or of this list file.
 
-    A folder that holds a split for training is used as that, and another split of it to test on; of a set that is in
-    one piece a fifth is held out.
+    A folder that holds a split for training is used as that, and another split of it to test on; so are two lists in
+    it. Of a set that is in one piece a fifth is held out.
     """
     told = dict(data) if isinstance(data, Mapping) else {}
     train, test = (dict(told.pop(part, None) or {}) for part in ("train", "test"))
     told.pop("hold_out", None)
     if not pictures.exists():
         raise DatasetError(f"{pictures}: no such folder or list; give where your pictures are")
-    inside = {entry.name for entry in pictures.iterdir()} if pictures.is_dir() else set()
+    inside = _names(pictures) if pictures.is_dir() else set()
     if any(IMAGES.fullmatch(name) or name.endswith(".tar") for name in inside):  # which say themselves what is what
         return {**told, "train": {**train, "path": str(pictures)}, "test": {**test, "path": str(pictures)}}
     learnt = train.get("split") or "train"
-    tested = next((name for name in (test.get("split"), *_TESTED) if name in inside), None)
-    if learnt not in inside:
-        return {**told, "train": {"path": str(pictures)}, "hold_out": HELD_OUT}
-    source = {"path": str(pictures), "split": learnt}
-    if tested is None:
-        return {**told, "train": source, "hold_out": HELD_OUT}
-    return {**told, "train": source, "test": {"path": str(pictures), "split": tested}}
+    names = [name for name in (test.get("split"), *_TESTED) if name]
+    if _is_set(pictures / learnt):
+        source = {"path": str(pictures), "split": learnt}
+        tested = next((name for name in names if _is_set(pictures / name)), None)
+        if tested is None:
+            return {**told, "train": source, "hold_out": HELD_OUT}
+        return {**told, "train": source, "test": {"path": str(pictures), "split": tested}}
+    lists = [_list_in(pictures, each) for each in ([learnt], names)]
+    if all(lists):
+        return {**told, "train": {"path": lists[0]}, "test": {"path": lists[1]}}
+    return {**told, "train": {"path": str(pictures)}, "hold_out": HELD_OUT}
+
+
+def _is_set(folder: Path) -> bool:
+    """Whether there is a folder that is a set of its own, and not the pictures of a class that is called like one."""
+    if not folder.is_dir():
+        return False
+    names = _names(folder)
+    return not any(map(is_picture, names)) or any((folder / name).is_dir() for name in names)
+
+
+def _list_in(folder: Path, names: Sequence[str]) -> str | None:
+    """The first list of one of these names."""
+    files = [folder / f"{name}{suffix}" for name in names for suffix in _LISTS]
+    return next((str(file) for file in files if file.is_file()), None)
+
+
+def _names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir() if not is_hidden(entry.name)}
 
 
 def recipe_from_json(table: Mapping[str, Any], *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(_as_tuples(table), strict=True)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {_explain(error)}") from None
+        raise RecipeError(f"{where}: {_explain(error, table)}") from None
+
+
+def _lay_over(table: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set what `--set` says. A file that it names in place of the recipe's folder leaves the recipe's split behind."""
+    asked = [override.partition("=")[0].strip() for override in overrides]
+    for key, override in zip(asked, overrides, strict=True):
+        _, equals, text = override.partition("=")
+        if not equals:
+            raise RecipeError(f"--set {override}: wanted key=value, for instance --set optimise.epochs=3")
+        value = _value(text.strip())
+        held = _put(table, key, value, where=f"--set {override}")
+        names_file = key in ("data.train.path", "data.test.path") and Path(str(value)).is_file()
+        if names_file and key.replace("path", "split") not in asked:
+            held.pop("split", None)
 
 
 def _value(text: str) -> Any:
@@ -91,14 +135,15 @@ def _value(text: str) -> Any:
         return text
 
 
-def _put(table: dict[str, Any], dotted: str, value: Any, *, where: str) -> None:
-    """Set `a.b.c` in nested tables. A key that no recipe has is refused when the whole is read."""
+def _put(table: dict[str, Any], dotted: str, value: Any, *, where: str) -> dict[str, Any]:
+    """Set `a.b.c`, and give the innermost table. A key that no recipe has is refused when the whole is read."""
     *parents, last = dotted.split(".")
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise RecipeError(f"{where}: {parent!r} in {dotted!r} is a value, not a table")
     table[last] = value
+    return table
 
 
 def _as_tuples(value: Any) -> Any:
@@ -108,27 +153,58 @@ def _as_tuples(value: Any) -> Any:
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
-def _explain(error: ValidationError) -> str:
-    """Pydantic's findings as sentences, each unknown key with the nearest known ones."""
-    sentences = []
+def _explain(error: ValidationError, table: Mapping[str, Any]) -> str:
+    """Pydantic's findings as sentences, the first of each key; an unknown key has the nearest known ones beside it."""
+    sentences: dict[str, str] = {}
     for finding in error.errors():
-        place = ".".join(str(part) for part in finding["loc"])
-        if finding["type"] == "extra_forbidden":
-            known = _keys_at(finding["loc"][:-1])
-            near = ", ".join(nearest(str(finding["loc"][-1]), known))
-            sentences.append(f"there is no key {place!r}; the nearest are {near}")
-        elif finding["type"] == "missing":
-            sentences.append(f"the key {place!r} is missing")
-        elif finding["type"] == "value_error":
-            sentences.append(str(finding["ctx"]["error"]))
+        kind, place = finding["type"], finding["loc"]
+        names, held = _known(place)
+        key = ".".join(names)
+        if kind == "extra_forbidden":
+            key = ".".join(map(str, place))
+            near = ", ".join(nearest(str(place[-1]), _keys(held)))
+            said = f"there is no key {key!r}; the nearest are {near}"
+        elif kind == "missing" and len(names) == len(place):
+            said = f"the key {key!r} is missing"
+        elif kind == "value_error":
+            said = str(finding["ctx"]["error"])
         else:
-            sentences.append(f"{place} = {finding['input']!r} does not fit: {finding['msg']}")
-    return "; ".join(sentences)
+            is_other_type = kind.endswith("_type") or kind in ("missing", "too_long")  # these of lists
+            wanted = _words(held) if is_other_type else _OTHERWISE.get(kind, finding["msg"].removeprefix(_PREFIX))
+            said = f"{key} = {reduce(getitem, names, table)!r} does not fit: it must be {wanted}"
+        sentences.setdefault(key, said)
+    return "; ".join(sentences.values())
 
 
-def _keys_at(place: tuple[int | str, ...]) -> list[str]:
-    model: Any = Recipe
+def _known(place: tuple[int | str, ...]) -> tuple[list[str], Any]:
+    """The keys on the way to a place, without what lies within a list or an architecture, and what the last holds."""
+    names: list[str] = []
+    held: Any = Recipe
     for part in place:
-        told = model.model_fields[str(part)].annotation
-        model = next(each for each in (told, *get_args(told)) if isinstance(each, type) and issubclass(each, BaseModel))
-    return list(model.model_fields)
+        fields = _keys(held)
+        if part not in fields:
+            break
+        names.append(str(part))
+        held = fields[str(part)].annotation
+    return names, held
+
+
+def _keys(held: Any) -> Mapping[str, FieldInfo]:
+    """Of what is a table or may be one; of anything else none."""
+    for each in (held, *get_args(held)):
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            return each.model_fields
+    return {}
+
+
+def _words(held: Any, a: str = "a ", s: str = "") -> str:
+    """What a key holds, as a recipe's author calls it."""
+    origin, items = get_origin(held) or held, get_args(held)
+    if origin is Annotated:
+        return _words(items[0], a, s)
+    if origin in (Union, UnionType):
+        return " or ".join(_words(each) for each in items if each is not NoneType)
+    if origin is tuple:
+        count = "" if items[-1] is Ellipsis else f"{len(items)} "
+        return f"{a}list{s} of {count}{_words(items[0], '', 's')}"
+    return "true or false" if origin is bool else f"{a}{_NOUNS.get(origin, 'table')}{s}"

@@ -11,104 +11,98 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anabranch.errors import DatasetError
 from anabranch.evaluate import average_precisions, f1
 from anabranch.nets.net import Net, build
 from anabranch.train.augment import Batch
-from anabranch.train.data import Crops, Share, batches, order
-from anabranch.train.sets import Sets, truth
+from anabranch.train.data import Crops, Share, batches
+from anabranch.train.sets import Sets, truth, want_few
 from anabranch.train.tables import Augment, Recipe
 from anabranch.train.team import Team
 
-_AT_ONCE = 256
+_AT_ONCE = 256  # pictures, over all processes, if the device has the room
 
 
 class Answers(NamedTuple):
-    """Of the test pictures that the recipe looks at, in their order."""
+    """Of the test pictures that the recipe looks at and that can be read, in their order."""
 
-    logits: NDArray[np.float32]  # (N, K)
-    labels: NDArray[np.integer]  # (N,), or (N, K) of 0 and 1 where a picture may show several
+    logits: NDArray[np.float32]  # (n, K)
+    labels: NDArray[np.integer]  # (n,), or (n, K) of 0 and 1 where a picture may show several
+    indices: NDArray[np.int64]  # (n,): which pictures of the set these are
+    unreadable: tuple[str, ...]  # what was wrong with those that were left out, a line each
 
 
 def looked_at(recipe: Recipe, sets: Sets) -> NDArray[np.int64]:
     """Which of the test pictures the recipe looks at: all, or the same few whenever it does."""
-    few: NDArray[np.int64] = np.sort(order(0, 0, sets.tested)[: recipe.run.test_pictures, 0])
+    drawn = np.random.default_rng((0, 0)).permutation(len(sets.tested))
+    few: NDArray[np.int64] = np.sort(drawn[: recipe.run.test_pictures])
     return few
 
 
 def yardstick(recipe: Recipe) -> str:
-    """Which of the figures of `scored` says that an epoch is better than another."""
+    """Which of the figures of `figures` says that an epoch is better than another."""
     return "map" if recipe.data.multi_label else "top1"
 
 
-def scored(net: Net, state: Mapping[str, Tensor], recipe: Recipe, sets: Sets, team: Team) -> dict[str, float]:
-    """Figures in percent and the mean loss, each picture counted once by whichever process it falls to.
+def figures(met: Answers) -> dict[str, float]:
+    """Top-1 and top-5, or of pictures with several labels mean average precision and F1, in percent; the mean loss."""
+    logits, labels = torch.from_numpy(met.logits).double(), torch.from_numpy(met.labels)
+    if labels.ndim == 2:
+        scores = {
+            "map": float(np.nanmean(average_precisions(met.logits, met.labels))),
+            "f1": f1(met.logits, met.labels),
+        }
+        loss = F.binary_cross_entropy_with_logits(logits, labels.double())
+    else:
+        right = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        scores = {"top1": 100 * right[:, 0].double().mean().item(), "top5": 100 * right.any(1).double().mean().item()}
+        loss = F.cross_entropy(logits, labels)
+    return {**scores, "test_loss": loss.item(), "pictures": len(labels)}
 
-    Top-1 and top-5; of pictures with several labels mean average precision and F1, as `anabranch.evaluate` has them.
+
+def answers(net: Net, state: Mapping[str, Tensor], recipe: Recipe, sets: Sets, team: Team) -> Answers:
+    """What a net like `net` with the weights `state` answers: each picture to one process, all answers to each of them.
+
+    Raises DatasetError where more pictures cannot be read than the recipe bears, or none can.
     """
-    if recipe.data.multi_label:
-        return _scored_multi_label(net, state, recipe, sets, team)
-    counted = torch.zeros(4, dtype=torch.float64)
-    for share, logits in _answered(net, state, recipe, sets, team.device, team.rank, team.processes):
-        ranked = logits.topk(min(5, logits.shape[1])).indices == share.labels[:, None]
-        loss = F.cross_entropy(logits, share.labels, reduction="sum").double()
-        counted += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss, torch.tensor(len(share.labels))]).double()
-    right, among_five, loss_sum, pictures = team.total(counted).tolist()
-    return {
-        "top1": 100 * right / pictures,
-        "top5": 100 * among_five / pictures,
-        "test_loss": loss_sum / pictures,
-        "pictures": int(pictures),
-    }
-
-
-def _scored_multi_label(
-    net: Net, state: Mapping[str, Tensor], recipe: Recipe, sets: Sets, team: Team
-) -> dict[str, float]:
-    own, targets = answers(net, state, recipe, sets, team.device, team.rank, team.processes)
-    logits = team.total(torch.from_numpy(own))  # where one process has answered, the others have zeros
-    return {
-        "map": float(np.nanmean(average_precisions(logits.numpy(), targets))),
-        "f1": f1(logits.numpy(), targets),
-        "test_loss": F.binary_cross_entropy_with_logits(logits, torch.from_numpy(targets).float()).item(),
-        "pictures": len(targets),
-    }
-
-
-def answers(
-    net: Net,
-    state: Mapping[str, Tensor],
-    recipe: Recipe,
-    sets: Sets,
-    device: torch.device,
-    rank: int = 0,
-    processes: int = 1,
-) -> Answers:
-    """Of several processes, each has zeros for the logits of the pictures that fall to another."""
     few = looked_at(recipe, sets)
-    logits = np.zeros((len(few), net.num_classes), np.float32)
-    for share, answered in _answered(net, state, recipe, sets, device, rank, processes):
-        logits[np.searchsorted(few, share.indices.numpy())] = answered.numpy()
-    return Answers(logits, truth(sets.tested)[few])
+    logits = torch.zeros(len(few), net.num_classes)
+    known = torch.zeros(len(few))
+    unreadable: list[str] = []
+    for share, answered in _answered(net, state, recipe, sets, team):
+        rows = np.searchsorted(few, share.indices.numpy())
+        logits[rows], known[rows] = answered, 1.0
+        unreadable += share.unreadable
+    unreadable = team.union(unreadable)
+    want_few(unreadable, len(few), recipe.data.unreadable, kind="test")
+    logits, rows = team.total(logits), team.total(known).bool().numpy()  # others' rows are zeros here
+    if not rows.any():
+        raise DatasetError(f"no test picture can be read, such as {unreadable[0]}")
+    return Answers(logits.numpy()[rows], truth(sets.tested)[few[rows]], few[rows], tuple(unreadable))
 
 
 @torch.inference_mode()
 def _answered(
-    net: Net,
-    state: Mapping[str, Tensor],
-    recipe: Recipe,
-    sets: Sets,
-    device: torch.device,
-    rank: int,
-    processes: int,
+    net: Net, state: Mapping[str, Tensor], recipe: Recipe, sets: Sets, team: Team
 ) -> Iterator[tuple[Share, Tensor]]:
-    """A process's share of each batch and its logits, both on the processor."""
-    judged = build(net.arch, num_classes=net.num_classes).to(device)
+    """This process's share of each batch and its logits, both on the processor."""
+    judged = build(net.arch, num_classes=net.num_classes).to(team.device)
     judged.load_state_dict(state)
     judged.eval()
     crops = Crops(sets.tested, recipe.input.preprocess(), None)
-    to_input = Batch(Augment(), crops.preprocess).to(device).eval()
+    to_input = Batch(Augment(), crops.preprocess).to(team.device).eval()
     few = looked_at(recipe, sets)
-    drawn = np.stack([few, np.zeros_like(few)], axis=1)
-    workers = recipe.run.workers
-    for share in batches(crops, drawn, _AT_ONCE, first=0, rank=rank, processes=processes, workers=workers):
-        yield share, judged(to_input(share.pixels.to(device))).float().cpu()
+    for share in batches(
+        crops,
+        np.stack([few, np.zeros_like(few)], axis=1),
+        min(_AT_ONCE, 4 * recipe.steps.batch // recipe.steps.accumulate),  # no activation is held for a way back
+        first=0,
+        rank=team.rank,
+        processes=team.processes,
+        workers=recipe.run.workers,
+        tolerate=recipe.data.unreadable > 0,
+    ):
+        if len(share.indices):
+            yield share, judged(to_input(share.pixels.to(team.device))).float().cpu()
+        else:
+            yield share, torch.empty(0, net.num_classes)

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from anabranch.errors import DatasetError
 from anabranch.errors import shown as plain
+from anabranch.images.files import told_ignored
 from anabranch.images.labelled import Labelled, LabelledFiles, open_labelled
 from anabranch.images.lists import CLASSES_FILE
+from anabranch.images.shards import SPLITS
 from anabranch.images.split import parts
 from anabranch.train.tables import Data, Source
 
@@ -27,26 +29,56 @@ class Sets(NamedTuple):
 
 
 def open_sets(data: Data) -> Sets:
-    """Raises DatasetError where the two sets, or the recipe's names and a set's own, do not fit together."""
+    """Raises DatasetError where the two sets, or the recipe's names and a set's own, do not fit together.
+
+    The same where there is one class, and a picture shows one.
+    """
     if data.test:
         shown, tested = (_open(source, multi_label=data.multi_label) for source in (data.train, data.test))
     else:
         shown, tested = _held_out(data)
-    test_path = data.test.path if data.test else data.train.path
-    for other, path in ((tested.class_names, test_path), (data.class_names, "data.class_names")):
-        if shown.class_names is not None and other is not None and shown.class_names != other:
-            raise DatasetError(
-                f"{path}: its classes {_some(other)} are not those of {data.train.path}, {_some(shown.class_names)}: "
-                f"{_difference(other, shown.class_names)}. Make both the same; a {CLASSES_FILE} beside a list "
-                "names its classes"
-            )
+    _want_equal_classes(data, shown, tested)
     names = shown.class_names or tested.class_names or data.class_names
     if names is None:
         raise DatasetError(f"{data.train.path}: its classes have no names; give data.class_names in the recipe")
     shown, tested = (
-        _fitted(labelled, len(names), path) for labelled, path in ((shown, data.train.path), (tested, test_path))
+        _fitted(labelled, len(names), source.path)
+        for labelled, source in ((shown, data.train), (tested, data.test or data.train))
     )
+    if len(names) < 2 and not data.multi_label:
+        raise DatasetError(_one_class(_where(data.train), shown, names[0]))
     return Sets(shown, tested, tuple(names))
+
+
+def ignored(sets: Sets) -> tuple[str, ...]:
+    """Which files of the sets' folders are not read as pictures, a line each."""
+    files = (each for each in (sets.shown, sets.tested) if isinstance(each, LabelledFiles) and each.ignored)
+    return tuple(f"{each.folder}: {told_ignored(each.ignored)}" for each in files)
+
+
+def _want_equal_classes(data: Data, shown: Labelled, tested: Labelled) -> None:
+    train, test = _where(data.train), _where(data.test or data.train)
+    wanted = shown.class_names
+    for names, where in ((tested.class_names, test), (data.class_names, "data.class_names")):
+        if wanted is None or names is None or names == wanted:
+            continue
+        in_folders = Path(train, wanted[0]).is_dir() and Path(test, (tested.class_names or wanted)[0]).is_dir()
+        beside = "" if in_folders else f"; a {CLASSES_FILE} beside lists or shards names their classes"
+        raise DatasetError(
+            f"{where}: its classes {_some(names)} are not those of {train}, {_some(wanted)}: "
+            f"{_difference(names, wanted)}. Make both the same{beside}"
+        )
+
+
+def _one_class(where: str, shown: Labelled, name: str) -> str:
+    """What is said of a set of one class, which is often a folder too high up."""
+    told = f"{where}: holds one class, {name!r}, and there is nothing to tell apart"
+    paths = [Path(file).parts for file in shown.names]
+    inner = sorted({parts[1] for parts in paths if parts[0] == name and len(parts) > 2})
+    if not inner:
+        return f"{told}; add pictures of another"
+    kind = "splits" if SPLITS.issuperset(map(str.lower, inner)) else "classes"
+    return f"{told}. It holds the folders {_some(inner)}; if these are the {kind}, give {Path(where, name)}"
 
 
 def _fitted(labelled: Labelled, num_classes: int, path: str) -> Labelled:
@@ -72,25 +104,40 @@ def truth(data: Labelled) -> NDArray[np.integer]:
     return data.labels if data.targets is None else data.targets
 
 
+def want_few(unreadable: Sequence[str], total: int, share: float, *, kind: str) -> None:
+    """Raises DatasetError where more of `total` pictures cannot be read, a line each, than the recipe bears."""
+    if len(unreadable) > share * total:
+        raise DatasetError(
+            f"{len(unreadable)} of {total} {kind} pictures cannot be read, more than the share data.unreadable = "
+            f"{share:g}; the first: {unreadable[0]}. Repair or remove them, or allow a larger share"
+        )
+
+
 def _held_out(data: Data) -> tuple[Labelled, Labelled]:
     """The training pictures without those that are tested on, and these: by their names, class by class."""
     whole = _open(data.train)
     if not isinstance(whole, LabelledFiles):
         raise DatasetError(
-            f"{data.train.path}: only pictures in files of their own can be held out; "
-            "'anabranch split' parts any set, and data.test names the other part"
+            f"{data.train.path}: only pictures in files of their own can be held out; name others in data.test. "
+            "'anabranch split' parts a set in files, before 'anabranch shards' packs each part"
         )
     part = parts(whole, [1 - data.hold_out, data.hold_out], seed=0)
     shown, tested = (np.flatnonzero(part == which).tolist() for which in (0, 1))
-    return tuple(  # type: ignore[return-value]
+    learnt, held_out = (
         replace(whole, names=[whole.names[index] for index in those], labels=whole.labels[those])
         for those in (shown, tested)
     )
+    return learnt, replace(held_out, ignored={})  # told once of the whole
 
 
 def _open(source: Source, *, multi_label: bool = False) -> Labelled:
     labels = Path(source.labels) if source.labels else None
     return open_labelled(Path(source.path), split=source.split, labels=labels, multi_label=multi_label)
+
+
+def _where(source: Source) -> str:
+    folder = Path(source.path, source.split or "")
+    return str(folder) if folder.exists() else source.path
 
 
 def _some(names: Sequence[str]) -> str:

@@ -60,14 +60,17 @@ class Student:
             mean=Ema(self.net, recipe.steps.ema_decay, recipe.steps.ema_steps),
             scaler=torch.amp.GradScaler(team.device.type, enabled=recipe.run.precision == "fp16"),
         )
-        self.forward = team.wrap(self.net)
-        if recipe.run.compile:
-            self.forward = torch.compile(self.forward)  # type: ignore[assignment]
+        self.wrapped = team.wrap(self.net)
+        self.forward = torch.compile(self.wrapped) if recipe.run.compile else self.wrapped
 
     def step(self, share: Share, number: int, lr: float) -> float:
         """Step `number` (0, 1, ...) down the gradient of a batch; the mean loss of this process's share of it."""
-        if len(share.labels) == 0:
-            raise DatasetError(f"no picture of a whole batch can be read, such as {share.unreadable[0]}")
+        num_parts = self.recipe.steps.accumulate  # the same for every process, as they wait for each other in each
+        if len(share.labels) < num_parts:
+            raise DatasetError(
+                f"of a process's share of a batch {len(share.labels)} pictures can be read, and {num_parts} at least "
+                f"are needed; one of those that cannot: {share.unreadable[0]}"
+            )
         torch.manual_seed(_seed(self.recipe.run.seed, number, self.team.rank))
         self.net.train()
         still(self.net, self.frozen)
@@ -77,11 +80,10 @@ class Student:
         learner.optimiser.zero_grad()
 
         loss = 0.0
-        parts = torch.arange(len(share.labels)).chunk(self.recipe.steps.accumulate)
-        for part in parts:
-            with nullcontext() if part is parts[-1] else self._alone():
-                mean = self._loss(share.pixels[part], share.labels[part], share.draws[part])
-                mean = mean * (len(part) / len(share.labels))
+        parts = zip(*(each.tensor_split(num_parts) for each in (share.pixels, share.labels, share.draws)), strict=True)
+        for number_of_part, (pixels, labels, draws) in enumerate(parts, start=1):
+            with nullcontext() if number_of_part == num_parts else self._alone():
+                mean = self._loss(pixels, labels, draws) * (len(labels) / len(share.labels))
                 learner.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
             loss += mean.item()
 
@@ -110,8 +112,8 @@ class Student:
 
     def _alone(self) -> nullcontext[None]:
         """While gradients of a part are gathered that the team does not share yet."""
-        if isinstance(self.forward, DistributedDataParallel):
-            return self.forward.no_sync()  # type: ignore[return-value]
+        if isinstance(self.wrapped, DistributedDataParallel):
+            return self.wrapped.no_sync()  # type: ignore[return-value]
         return nullcontext()
 
 

@@ -21,7 +21,7 @@ RANDOM = "random"  # in place of weights: a net as it is built, with which a rec
 
 
 class Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Source(Table):
@@ -64,6 +64,15 @@ class Input(Table):
     rounding: Literal["torchvision", "paddleclas"] = "torchvision"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.resize_px < self.crop_px:
+            raise ValueError(
+                f"input.resize_px = {self.resize_px} is less than input.crop_px = {self.crop_px}, which would put a "
+                "black frame around every tested picture; raise both"
+            )
+        return self
 
     def preprocess(self) -> Preprocess:
         return Preprocess(**self.model_dump())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +33,7 @@ class Team:
     def __enter__(self) -> Team:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+            torch.backends.cudnn.benchmark = True  # each shape comes thousands of times
         else:
             keep_freed_memory()
         if self.processes > 1:
@@ -55,7 +55,6 @@ class Team:
             return net
         # With this its buckets keep their first layout. Laid out anew after the first step, as they otherwise are, a
         # resumed run would add the gradients of three or more processes in another order.
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         return DistributedDataParallel(net, find_unused_parameters=True)
 
     def share(self, state: Mapping[str, Tensor]) -> None:
@@ -82,6 +81,7 @@ class Team:
             yield
             return
         filelock = need("filelock", extra="train")
+        lock, new = folder / ".lock", not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
@@ -89,12 +89,17 @@ class Team:
         except OSError as error:
             raise RecipeError(f"{folder}: cannot be made ({error.strerror}); give another folder with --out") from None
         try:
-            with filelock.FileLock(folder / ".lock", blocking=False):
+            with filelock.FileLock(lock, blocking=False):
                 for left in folder.glob(".*.part"):
                     left.unlink()
                 yield
+                new = False
         except filelock.Timeout:
             raise RecipeError(f"{folder}: another process trains here; wait for it or end it") from None
+        finally:
+            if new and [*folder.iterdir()] == [lock]:  # of a run that was refused
+                lock.unlink()
+                folder.rmdir()
 
     def total(self, values: Tensor) -> Tensor:
         """The sum of `values` over the team, on the processor."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 from anabranch.evaluate import MultiLabelScore, Score, evaluate, evaluate_multi_label
-from anabranch.images.labelled import open_labelled
+from anabranch.images.files import told_ignored
+from anabranch.images.labelled import Labelled, LabelledFiles, open_labelled
 from anabranch.record import record
 from anabranch.runtimes.predictor import Predictor
 from anabranch.screen import print_json
 from anabranch.verbs.progress import progress_bar
 
+_SYNSET = re.compile(r"n\d{8}")  # WordNet's, in whose order every model of ImageNet answers
 _SHOWN = 5  # unreadable pictures that are named
 
 
@@ -26,6 +30,8 @@ def run(
     with progress_bar("evaluating", len(pictures)) if watched else nullcontext(lambda: None) as advance:
         measured = evaluate_multi_label if several else evaluate
         score = measured(predictor, pictures, report=lambda done: advance())
+    for warning in _warnings(pictures, score, predictor):
+        print(f"warning: {data}: {warning}", file=sys.stderr)
     if json:
         print_json(_as_json(score, predictor, data))
     else:
@@ -37,6 +43,18 @@ def run(
     if len(score.unreadable) > _SHOWN:
         print(f"error: {len(score.unreadable) - _SHOWN} more could not be read; --json names them", file=sys.stderr)
     return 1 if score.unreadable else 0
+
+
+def _warnings(pictures: Labelled, score: Score | MultiLabelScore, predictor: Predictor) -> Iterator[str]:
+    if isinstance(pictures, LabelledFiles) and pictures.ignored:
+        yield told_ignored(pictures.ignored)
+    names = pictures.class_names
+    if score.matched_by == "position" and names is not None and not all(map(_SYNSET.fullmatch, names)):
+        first, models_first = names[0], predictor.card.labels[0]
+        yield (
+            f"its classes are none of the model's: {first!r} was taken for {models_first!r}, and so on by position; "
+            "the score means nothing unless that is right"
+        )
 
 
 def score_lines(score: Score | MultiLabelScore) -> tuple[str, str]:

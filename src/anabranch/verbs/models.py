@@ -37,6 +37,7 @@ def _artefact(name: str | None, engine: str) -> Path:
     if name is None:
         return builtin()
     if Path(name).is_dir():
+        _refuse_run(Path(name))
         return Path(name)
     formats = [ENGINES[engine].format] if engine in ENGINES else None  # which `open_model` refuses
     return exported(checkpoint(name), formats=formats)
@@ -49,12 +50,15 @@ def checkpoint(name: str) -> Checkpoint:
     """
     if Path(name).is_file():
         return Checkpoint(Path(name), sha256(Path(name)), None)
+    _refuse_run(Path(name))
 
     from anabranch.verbs.fetch import bring, meant
 
     try:
         weights = meant(name)
     except UnknownName:
+        if Path(name).is_dir():
+            raise UsageError(f"{name} is a folder; give a checkpoint, which is a file") from None
         if Path(name).suffix in (".safetensors", ".pth", ".pt", ".pdparams") or os.sep in name:
             raise UsageError(f"{name}: no such file or folder; give an artefact folder or a checkpoint") from None
         raise
@@ -65,6 +69,15 @@ def checkpoint(name: str) -> Checkpoint:
     if not fetched.is_verified:
         print(f"warning: {weights.name}: {fetched.path} is {fetched.verified}", file=sys.stderr)
     return Checkpoint(fetched.path, fetched.sha256, weights.name)
+
+
+def _refuse_run(folder: Path) -> None:
+    """Raises UsageError for the folder of a training, which names its result."""
+    if not (folder / "recipe.json").is_file():
+        return
+    result = folder / "model.safetensors"
+    told = f"its result is {result}" if result.is_file() else "it has no result yet"
+    raise UsageError(f"{folder} is a run's folder; {told}")
 
 
 def exported(found: Checkpoint, *, formats: list[str] | None = None) -> Path:

@@ -21,16 +21,16 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def counter(what: str) -> Iterator[Callable[[int], None]]:
-    """How many are done so far, on standard error if that is a terminal; call what it gives with the number."""
+def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """How many are done so far, of how many, on standard error if that is a terminal; call what it gives with it."""
     if not sys.stderr.isatty():
         yield lambda done: None
         return
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:.0f}"), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     with bar:
-        task = bar.add_task(what)
+        task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)

@@ -27,6 +27,9 @@ def run(
     dry_run: bool,
     json: bool,
 ) -> int:
+    leads, processes = int(os.environ.get("RANK", 0)) == 0, int(os.environ.get("WORLD_SIZE", 1))
+    if processes > 1:  # or every process is warned of parameters that are not unused
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     need("torch", extra="train")
     from anabranch.train.loop import rehearse, train
     from anabranch.train.recipe import read_recipe
@@ -37,9 +40,12 @@ def run(
     )
     folder = Path(out) if out else Path("runs") / recipe.name
     if recipe.probe:
-        return _probed(recipe, folder, smoke=smoke, dry_run=dry_run, json=json)
-    leads = int(os.environ.get("RANK", 0)) == 0
+        if dry_run or resume or processes > 1:
+            raise UsageError("a probe is one look at the pictures: leave out --dry-run, --resume and torchrun")
+        return _probed(recipe, folder, smoke=smoke, json=json)
     if dry_run:
+        if resume:
+            raise UsageError("--dry-run says what a whole run takes; leave out --resume")
         found = rehearse(recipe, folder, locate=_located)
         if leads and json:
             print_json(estimate_json(found))
@@ -47,51 +53,59 @@ def run(
             print("\n".join(estimate_lines(found)))
         return 0
 
+    last = folder / "last.safetensors"
+    if resume and leads and not last.exists():
+        print(f"{folder}: holds no run to go on with; a new one begins", file=sys.stderr)
     screen = nullcontext(lambda told: None) if json or not leads else Bar() if sys.stderr.isatty() else Lines()
-    with screen as report:
-        result = train(recipe, folder, resume=resume, report=report, locate=_located)
+    try:
+        with screen as report:
+            result = train(recipe, folder, resume=resume, report=report, locate=_located)
+    except KeyboardInterrupt:
+        if leads:
+            kept = f"{last} is kept, --resume goes on from there" if last.exists() else "nothing is kept yet"
+            print(f"stopped: {kept}", file=sys.stderr)
+        raise
     if not leads:
         return 0
     from anabranch.report.training_run import read_run
-    from anabranch.train.score import looked_at
     from anabranch.train.sets import open_sets
 
-    sets = open_sets(recipe.data)
-    few = looked_at(recipe, sets)
-    about_page = page_line(folder, lambda row: sets.tested.picture(few[row]))
-    history = folder / "history.jsonl"
+    ran, tested = read_run(folder), open_sets(recipe.data).tested
+    about_page = page_line(folder, lambda row: tested.picture(int(ran.indices[row])))
     if json:
-        print_json({"checkpoint": str(result), "history": str(history)})
+        print_json({"checkpoint": str(result), "history": str(folder / "history.jsonl")})
         return 0
-    score = read_run(folder).score()
-    print("\n".join(ending(result, score, about_page=about_page, expect=None if smoke else recipe.expect)))
+    expect, held_out = None if smoke else recipe.expect, recipe.data.test is None
+    about = [f"  {ran.made_of}", about_page]
+    print("\n".join(ending(result, ran.score(), about=about, expect=expect, held_out=held_out)))
     return 0
 
 
-def _probed(recipe: Recipe, folder: Path, *, smoke: bool, dry_run: bool, json: bool) -> int:
+def _probed(recipe: Recipe, folder: Path, *, smoke: bool, json: bool) -> int:
     from anabranch.cache import cache_folder
     from anabranch.train.probe import train_probe
-    from anabranch.train.sets import open_sets
+    from anabranch.train.sets import ignored, open_sets
     from anabranch.train.team import Team
     from anabranch.verbs.progress import counter
     from anabranch.verbs.training_screen import ending, page_line
 
-    if dry_run or int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UsageError("a probe takes seconds and one process; run it without --dry-run and without torchrun")
-    with Team().alone_in(folder), counter("pictures looked at:") as report:
-        met = train_probe(recipe, folder, cache=cache_folder() / "probe", report=report)
-    tested = open_sets(recipe.data).tested
-    about_page = page_line(folder, lambda row: tested.picture(int(met.indices[row])))
+    sets = open_sets(recipe.data)
+    for each in ignored(sets):
+        print(f"warning: {each}", file=sys.stderr)
+    pictures = len(sets.shown) + len(sets.tested)
+    with Team().alone_in(folder), counter("pictures looked at:", pictures) as report:
+        met = train_probe(recipe, sets, folder, cache=cache_folder() / "probe", report=report)
+    about_page = page_line(folder, lambda row: sets.tested.picture(int(met.indices[row])))
     result, history = folder / "model.safetensors", folder / "history.jsonl"
     if json:
         print_json({"checkpoint": str(result), "history": str(history)})
         return 0
     chosen = " was best on held-out pictures" if met.head.tried else ""
-    lines = [f"  {met.score.seconds:.1f} s; a weight decay of {met.head.weight_decay:g}{chosen}", about_page]
+    about = [f"  {met.score.seconds:.1f} s; a weight decay of {met.head.weight_decay:g}{chosen}", about_page]
     if lost := len(met.unreadable) + len(met.score.unreadable):
-        lines.insert(0, f"  {lost:,} pictures could not be read and were left out: {folder / 'unreadable.txt'}")
-    expect = None if smoke else recipe.expect
-    print("\n".join(ending(result, met.score, about_page="\n".join(lines), expect=expect)))
+        about.insert(0, f"  {lost:,} pictures could not be read and were left out: {folder / 'unreadable.txt'}")
+    expect, held_out = None if smoke else recipe.expect, recipe.data.test is None
+    print("\n".join(ending(result, met.score, about=about, expect=expect, held_out=held_out)))
     return 0
 
 

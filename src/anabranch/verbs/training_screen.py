@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from anabranch.errors import Error
+from anabranch.errors import Error, shown
 from anabranch.evaluate import MultiLabelScore, Score
 from anabranch.report.training import PictureOf, page
 from anabranch.verbs.evaluate import score_lines
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # it stands in torch's wing
     from anabranch.train.estimate import Estimate, Plan, Timed
 
 _MUCH_WAITING = 0.1  # of the time
+_MUCH_LEFT_OUT = 0.1  # of the pictures
 _SOON = 20  # steps after which the share of waiting can be judged
 _LINE_SECONDS = 60.0  # between two lines within an epoch
 
@@ -137,20 +139,34 @@ def summary(plan: Plan) -> list[str]:
         f"{plan.processes} processes" if plan.processes > 1 else "",
         f"{wanted.accumulate} parts" if wanted.accumulate > 1 else "",
     ]
-    classes = f"{plan.num_classes:,} classes" + (", any number each" if recipe.data.multi_label else "")
+    any_number = ", any number each" if recipe.data.multi_label else ""
+    classes = f"{plan.num_classes:,} classes{any_number}: {', '.join(map(shown, plan.class_names[:20]))}"
     apart = " x ".join(share for share in shares if share)
     rate = f"{plan.lr:g}"
     if wanted.lr_batch is not None and wanted.lr_batch != wanted.batch:
         rate = f"{wanted.lr:g} for {wanted.lr_batch:,} pictures, {rate} for {wanted.batch:,}"
     return [
         f"{recipe.name}: {plan.params:,} parameters, {plan.macs:,} MACs at {side} x {side} px",
-        f"  pictures  {plan.num_pictures:,} in {classes}; {plan.num_tested:,} to be tested on",
+        f"  pictures  {plan.num_pictures:,} to learn from, {plan.num_tested:,} to be tested on",
+        f"            {shorten(classes, 68, placeholder=' ...')}",
         f"  batch     {wanted.batch:,}" + (f" = {apart} x {plan.pictures_per_process:,}" if apart else ""),
         f"  rate      {rate}",
         f"  computes  in {recipe.run.precision} on {plan.device}",
         f"  steps     {plan.steps:,}: {wanted.epochs:,} epochs of {plan.steps_per_epoch:,}",
         *([f"  goes on   after step {plan.step:,}"] if plan.step else []),
+        *(f"warning: {each}" for each in plan.ignored),
+        *_left_out(plan),
     ]
+
+
+def _left_out(plan: Plan) -> list[str]:
+    """A warning where many pictures of each epoch fill no whole batch."""
+    if plan.left_out <= _MUCH_LEFT_OUT * plan.num_pictures:
+        return []
+    parts = plan.recipe.steps.batch // plan.pictures_per_process
+    fits = plan.num_pictures // (plan.steps_per_epoch + 1) // parts * parts
+    better = f"; try --set optimise.batch={fits}" if fits else ""
+    return [f"warning: each epoch leaves out {plan.left_out:,} pictures, which fill no whole batch{better}"]
 
 
 def step_line(told: Mapping[str, Any], left_seconds: float) -> str:
@@ -166,24 +182,27 @@ def epoch_line(line: Mapping[str, Any]) -> str:
     figures = "  ".join(f"{name} {line[key]:.2f} %" for name, key in told.items() if key in line)
     scores = (
         f"epoch {line['epoch']:3d}  loss {line['loss']:.4f}  test {line['test_loss']:.4f}  "
-        f"{figures}  {duration(line['seconds'])}"
+        f"{figures}  at {duration(line['seconds'])}"
     )
     lost = f"\n           {line['unreadable']:,} pictures could not be read and were left out"
     return scores + (lost if line["unreadable"] else "")
 
 
-def ending(result: Path, score: Score | MultiLabelScore, *, about_page: str, expect: str | None) -> list[str]:
-    """What came of the run, and what to type next."""
+def ending(
+    result: Path, score: Score | MultiLabelScore, *, about: Sequence[str], expect: str | None, held_out: bool
+) -> list[str]:
+    """What came of the run, and what to type next: no test on a set of which the run held the tested part out."""
     first, second = score_lines(score)
     model = shlex.quote(str(result))
+    kind = "pictures that were held out" if held_out else "test pictures"
     return [
         str(result),
-        f"{first}, on {score.num_pictures:,} test pictures",
+        f"{first}, on {score.num_pictures:,} {kind}",
         second,
         *([f"  expected: {expect}"] if expect is not None else []),
-        about_page,
+        *about,
         "next:",
-        f"  anabranch evaluate DATA -m {model}",
+        *([] if held_out else [f"  anabranch evaluate DATA -m {model}"]),
         f"  anabranch export {model} -o DIR    makes an artefact of it",
     ]
 
