@@ -1,11 +1,16 @@
-"""Room on a disk, asked for before much is written to it."""
+"""Room on a disk, asked for before much is written to it, and files that are there whole or not at all."""
 
 from __future__ import annotations
 
+import os
+import secrets
 import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from anabranch.errors import Error
+from anabranch.errors import CheckpointError, Error
 
 
 def want_room(folder: Path, size_bytes: int, *, error: type[Error], otherwise: str) -> None:
@@ -13,3 +18,37 @@ def want_room(folder: Path, size_bytes: int, *, error: type[Error], otherwise: s
     free = shutil.disk_usage(folder).free
     if size_bytes > free:
         raise error(f"{folder} has room for {free:,} bytes, and {size_bytes:,} are wanted; make room, or {otherwise}")
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A new file beside `path` to be written to, which takes its place at the end: whole and on the disk, or never.
+
+    It has a name of its own, so that two who write at once do not meet, and the rights that any new file gets. Raises
+    CheckpointError that says why it cannot be written, also for what a library raises that writes to it.
+    """
+    partial = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        made = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        rights = stat.S_IMODE(os.fstat(made).st_mode)
+        os.close(made)
+        try:
+            yield partial
+            os.chmod(partial, rights)  # safetensors puts a file of its own in the place, for its owner's eyes alone
+            _flush(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: cannot be written ({error.strerror or error}); make room there, or see who may write to it"
+    )
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

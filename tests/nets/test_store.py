@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from anabranch.errors import CheckpointError
-from anabranch.nets.store import read_tensors, replacing_file, write_tensors
+from anabranch.nets.store import read_tensors, write_tensors
 
 TENSORS = {
     "a": torch.randn(3, 4),
@@ -65,16 +65,6 @@ def test_the_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "other").touch()
     write_tensors(tmp_path / "x.safetensors", TENSORS, {})
     assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
-
-
-def test_two_who_write_at_once_each_write_a_whole_file(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    with replacing_file(path) as first, replacing_file(path) as second:
-        assert first != second
-        first.write_text("first")
-        second.write_text("half of the sec")
-    assert path.read_text() == "first"  # which ended last
-    assert [file.name for file in tmp_path.iterdir()] == ["x"]
 
 
 def test_what_cannot_be_written_is_an_error_that_says_where_and_why(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from anabranch.arch import Arch
 from anabranch.checkpoints.load import our_tensors
 from anabranch.checkpoints.read import read_checkpoint
 from anabranch.checkpoints.trained import open_trained
+from anabranch.disk import replacing_file
 from anabranch.errors import UsageError, shown
 from anabranch.nets.dialects import OUR_OWN, dialect
 from anabranch.nets.load import save_trained
 from anabranch.nets.spelling import to_theirs
-from anabranch.nets.store import replacing_file, save_safetensors
+from anabranch.nets.store import save_safetensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,54 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from anabranch.disk import replacing_file
 from anabranch.errors import CheckpointError, need, shown
 
 KEY = "anabranch"  # under which such a file says what its tensors are
-
-
-@contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
-    """A new file beside `path` to be written to, which takes its place at the end: whole and on the disk, or never.
-
-    It has a name of its own, so that two who write at once do not meet, and the rights that any new file gets. Raises
-    CheckpointError that says why it cannot be written, also for what a library raises that writes to it.
-    """
-    partial = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        made = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        rights = stat.S_IMODE(os.fstat(made).st_mode)
-        os.close(made)
-        try:
-            yield partial
-            os.chmod(partial, rights)  # safetensors puts a file of its own in the place, for its owner's eyes alone
-            _flush(partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise unwritable(path, error) from None
-
-
-def unwritable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: cannot be written ({error.strerror or error}); make room there, or see who may write to it"
-    )
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

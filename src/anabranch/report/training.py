@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.disk import replacing_file
 from anabranch.errors import ImageError, need
 from anabranch.evaluate import MultiLabelScore, average_precisions
 from anabranch.report.training_run import TrainingRun, read_run
@@ -59,7 +60,7 @@ def page(folder: Path, picture: PictureOf) -> Path:
     """Write report.html into the folder of a run that is done. `picture` gives the one of a row of answers.npz.
 
     A picture that cannot be read is named without being shown. Raises MissingExtra, OSError, and CheckpointError where
-    the run's files are damaged.
+    the run's files are damaged or the page cannot be written.
     """
     need("matplotlib", extra="report")
     run = read_run(folder)
@@ -68,12 +69,9 @@ def page(folder: Path, picture: PictureOf) -> Path:
     else:
         parts = [_head(run), _curves(run.history), _confused(run), _worst(run, picture), _classes(run)]
     text = _document(str(run.recipe["name"]), "\n".join(parts))
-    path, partial = folder / "report.html", folder / ".report.html.part"
-    try:
+    path = folder / "report.html"
+    with replacing_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.disk import replacing_file, unwritable
 from anabranch.errors import need
-from anabranch.nets.store import replacing_file, unwritable
 
 _EVERY_STEPS = 10  # between two points of a curve over the steps
 
