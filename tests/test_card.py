@@ -142,3 +142,19 @@ def test_a_name_that_contradicts_the_spec_is_refused(said, read):
 def test_a_name_and_its_own_spec_are_read(said, read):
     said["architecture"] = {"name": "senet154", "spec": arch_to_json(ARCHITECTURES["senet154"])}
     assert read(said).spec == ARCHITECTURES["senet154"]
+
+
+def test_what_was_right_on_labelled_pictures_is_read_back_and_read_strictly(said, read):
+    assert card_to_json(read(said)).keys() == said.keys()
+    said["accuracy"] = {"net": {"f32": {"top1_right": 5, "num_pictures": 8}}}
+    card = read(said)
+    assert card.accuracy["net"]["f32"].top1 == 62.5
+    assert card_to_json(card)["accuracy"] == said["accuracy"]
+    for spoiled in (
+        {"top1_right": -5, "num_pictures": 8},
+        {"top1_right": 5},
+        {**said["accuracy"]["net"]["f32"], "x": 1},
+    ):
+        said["accuracy"]["net"]["f32"] = spoiled
+        with pytest.raises(ArtefactError, match=r"accuracy\.net\.f32"):
+            read(said)

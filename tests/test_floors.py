@@ -36,18 +36,19 @@ DOORS = {
     # 2: torch's wing, and the engines' wing
     "nets": BETWEEN,
     "checkpoints": f"{BETWEEN} nets",
-    "train": f"{BETWEEN} nets checkpoints export runtimes agree evaluate pack",
+    "train": f"{BETWEEN} nets checkpoints export runtimes evaluate calibration pack",
     "export": f"{BETWEEN} nets",
     "runtimes": BETWEEN,
     # 3: a Predictor is all they know
     "agree": f"{BETWEEN} runtimes",
     "evaluate": f"{BETWEEN} runtimes",
+    "calibration": f"{BETWEEN} evaluate",
     "record": BETWEEN,
     "report": f"{BETWEEN} record runtimes agree evaluate",
     # the one place where both wings meet: a net is packed, opened and compared with itself
-    "pack": f"{BETWEEN} nets checkpoints export runtimes agree",
+    "pack": f"{BETWEEN} nets checkpoints export runtimes agree calibration",
     # 4
-    "verbs": f"{BETWEEN} nets checkpoints train export runtimes agree evaluate record report pack",
+    "verbs": f"{BETWEEN} nets checkpoints train export runtimes agree evaluate calibration record report pack",
     "cli": f"{BETWEEN} verbs",
     "__main__": "cli",
     "__init__": f"{BETWEEN} nets checkpoints runtimes",

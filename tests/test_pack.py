@@ -12,6 +12,7 @@ import torch
 
 from anabranch.arch import ARCHITECTURES, Arch
 from anabranch.artefact import read_card
+from anabranch.calibration import Pictures
 from anabranch.errors import ArtefactError, ExportError, MissingExtra, UsageError
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.load import Trained, save_trained
@@ -74,7 +75,7 @@ def test_no_path_of_this_machine_is_in_any_file(packed):
 
 def test_pictures_of_ones_own_are_measured_on_and_named(exported, tmp_path):
     pictures = np.random.default_rng(1).integers(0, 256, (3, 33, 33, 3), dtype=np.uint8)
-    card = pack(exported, tmp_path / "a", **GIVEN, pictures=pictures, pictures_name="three of mine")
+    card = pack(exported, tmp_path / "a", **GIVEN, pictures=Pictures("three of mine", pictures))
     assert card == read_card(tmp_path / "a", verify=True)
     assert card.pictures == "three of mine"
     assert card.agreement["openvino"]["f32"].num_pictures == 3
@@ -138,11 +139,14 @@ def test_files_that_answer_otherwise_than_the_net_are_refused_and_leave_nothing(
 
 
 SHOWN = np.random.default_rng(2).integers(0, 256, (24, 33, 33, 3), dtype=np.uint8)
+BOTH = {"precisions": ["f32", "int8"], "pictures": Pictures("mine", SHOWN[:8], calibration=SHOWN[8:])}
 
 
 def test_a_graph_in_int8_lies_beside_the_one_in_f32_and_says_what_it_costs(exported, tmp_path):
-    card = pack(exported, tmp_path / "a", **GIVEN, pictures=SHOWN[:8], calibration=SHOWN[8:], max_flips=1.0)
+    card = pack(exported, tmp_path / "a", **GIVEN, **BOTH, max_flips=1.0)
     assert card == read_card(tmp_path / "a", verify=True)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+        "card.json", "labels.txt", "f32.onnx", "f32.xml", "f32.bin", "int8.onnx", "int8.xml", "int8.bin"}  # fmt: skip
     for engine in ("openvino", "onnxruntime"):
         said = card.agreement[engine]
         exact, rough = (open_model(tmp_path / "a", engine=engine, precision=each).predict(SHOWN[:8]) for each in said)
@@ -150,25 +154,66 @@ def test_a_graph_in_int8_lies_beside_the_one_in_f32_and_says_what_it_costs(expor
         assert said["f32"].max_abs < 1e-4 < said["int8"].max_abs
         assert said["int8"].max_abs == pytest.approx(np.abs(rough - exact).max(), abs=1e-4)
         assert said["int8"].top1_flips == (rough.argmax(1) != exact.argmax(1)).sum()
+    assert card.accuracy == {}
+
+
+def test_int8_alone_is_what_opens_where_nothing_else_is_there(exported, tmp_path):
+    alone = {**BOTH, "precisions": ["int8"]}
+    card = pack(exported, tmp_path / "a", **GIVEN, **alone, formats=["openvino"], max_flips=1.0)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"card.json", "labels.txt", "int8.xml", "int8.bin"}
+    assert {kind: list(graphs) for kind, graphs in card.graphs.items()} == {"openvino": ["int8"]}
+    opened = open_model(tmp_path / "a")
+    assert opened.engine == "openvino int8"
+    asked = open_model(tmp_path / "a", precision="int8")
+    np.testing.assert_array_equal(opened.predict(SHOWN[:2]), asked.predict(SHOWN[:2]))
+    with pytest.raises(ArtefactError, match="holds no files for openvino in f32; it holds openvino int8"):
+        open_model(tmp_path / "a", precision="f32")
+
+
+def test_where_the_pictures_are_labelled_the_card_says_how_many_are_right(exported, tmp_path):
+    pack(exported, tmp_path / "f32", **GIVEN)
+    best = open_model(tmp_path / "f32").predict(SHOWN[:8]).argmax(1)
+    truth = np.where(np.arange(8) < 5, best, (best + 1) % 5)  # five are right, three wrong
+    told = {**BOTH, "pictures": BOTH["pictures"]._replace(truth=truth)}
+    card = pack(exported, tmp_path / "a", **GIVEN, **told, max_flips=1.0)
+    assert card == read_card(tmp_path / "a")
+    for each in (card.accuracy["net"]["f32"], card.accuracy["openvino"]["f32"], card.accuracy["onnxruntime"]["f32"]):
+        assert (each.top1_right, each.num_pictures, each.top1) == (5, 8, 62.5)
+    rough = open_model(tmp_path / "a", precision="int8").predict(SHOWN[:8])
+    assert card.accuracy["openvino"]["int8"].top1_right == (rough.argmax(1) == truth).sum()
 
 
 def test_int8_that_changes_more_answers_than_it_may_is_refused_and_leaves_nothing(exported, tmp_path):
+    dark = BOTH["pictures"]._replace(calibration=np.zeros_like(SHOWN))
     with pytest.raises(
         ExportError, match=r"openvino in int8 gives \d of 8 pictures another top-1.*at most 1\.00% were"
     ):
-        pack(exported, tmp_path / "a", **GIVEN, pictures=SHOWN[:8], calibration=np.zeros_like(SHOWN))
+        pack(exported, tmp_path / "a", **GIVEN, **{**BOTH, "pictures": dark})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_int8_is_not_measured_on_pictures_that_nobody_would_ask_about(net, tmp_path):
-    with pytest.raises(UsageError, match="measured on real pictures"):
-        pack(net, tmp_path / "a", **GIVEN, calibration=SHOWN)
+    with pytest.raises(UsageError, match="int8 is calibrated by real pictures, and measured on others; give some"):
+        pack(net, tmp_path / "a", **GIVEN, precisions=["int8"])
 
 
 def test_int8_without_onnxruntime_names_the_extra(net, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtra, match=r"pip install 'anabranch\[onnxruntime\]'"):
-        pack(net, tmp_path / "a", **GIVEN, formats=["openvino"], pictures=SHOWN[:8], calibration=SHOWN[8:])
+        pack(net, tmp_path / "a", **GIVEN, **BOTH, formats=["openvino"])
+
+
+@pytest.mark.parametrize(
+    ("formats", "precisions", "message"),
+    [
+        (["onnx"], ["bf16"], "onnx files are not computed in 'bf16', but in f32, int8"),
+        (["openvino"], ["int4"], "openvino files are not computed in 'int4', but in f32, bf16, int8"),
+        (["openvino"], [], "no precision was asked for; there are f32, bf16, int8"),
+    ],
+)
+def test_a_precision_that_no_engine_of_the_formats_computes_in_is_refused(net, tmp_path, formats, precisions, message):
+    with pytest.raises(UsageError, match=message):
+        pack(net, tmp_path / "a", **GIVEN, formats=formats, precisions=precisions)
 
 
 def test_an_artefact_that_is_there_is_refused_before_any_work(net, tmp_path):

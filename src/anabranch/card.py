@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,6 +62,19 @@ class Agreement:
         return self.max_abs / self.largest_logit if self.largest_logit else math.inf if self.max_abs else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How many of the pictures that the agreement was measured on were given their own class."""
+
+    top1_right: int
+    num_pictures: int
+
+    @property
+    def top1(self) -> float:
+        """Percent."""
+        return 100 * self.top1_right / self.num_pictures
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     architecture: str | None  # canonical name; None: a spec of its maker's own
@@ -73,7 +86,8 @@ class Card:
     preprocess: Preprocess
     graphs: Mapping[str, Mapping[str, Graph]]  # format -> precision -> files
     agreement: Mapping[str, Mapping[str, Agreement]]  # engine -> precision -> against the net, at export
-    pictures: str  # what the agreement was measured on
+    accuracy: Mapping[str, Mapping[str, Accuracy]] = field(default_factory=dict)  # the same, and "net" itself in f32
+    pictures: str  # what these were measured on
     versions: Mapping[str, str]  # of what made it
     created: str  # ISO 8601, UTC
 
@@ -114,16 +128,11 @@ def card_to_json(card: Card) -> dict[str, Any]:
         "licence": card.licence,
         "labels": {"count": card.num_classes, "sha256": hashlib.sha256(labels_text(card.labels)).hexdigest()},
         "preprocess": card.preprocess.to_json(),
-        "graphs": {
-            kind: {precision: _graph_to_json(graph) for precision, graph in graphs.items()}
-            for kind, graphs in card.graphs.items()
-        },
-        "agreement": {
-            engine: {precision: _agreement_to_json(agreement) for precision, agreement in agreements.items()}
-            for engine, agreements in card.agreement.items()
-        },
+        "graphs": _each(card.graphs, _graph_to_json),
+        "agreement": _each(card.agreement, asdict),
         "pictures": card.pictures,
         "versions": dict(card.versions),
+        **({"accuracy": _each(card.accuracy, asdict)} if card.accuracy else {}),
         **({"multi_label": True} if card.multi_label else {}),
     }
 
@@ -137,7 +146,7 @@ def card_from_json(value: object, labels: tuple[str, ...], *, where: str) -> Car
             "Upgrade with: pip install -U anabranch"
         )
     keys = "card_version created architecture weights licence labels preprocess graphs agreement pictures versions"
-    table = _object(value, where, keys.split(), optional=["multi_label"])
+    table = _object(value, where, keys.split(), optional=["accuracy", "multi_label"])
     if type(version) is not int or version != CARD_VERSION:
         raise ArtefactError(f"{where}: card_version is {version!r}; {CARD_VERSION} was expected")
     _check_labels(table["labels"], labels, f"{where}: labels")
@@ -155,6 +164,7 @@ def card_from_json(value: object, labels: tuple[str, ...], *, where: str) -> Car
         preprocess=_preprocess(table["preprocess"], f"{where}: preprocess"),
         graphs=_map(table["graphs"], f"{where}: graphs", lambda v, w: _map(v, w, _graph)),
         agreement=_map(table["agreement"], f"{where}: agreement", lambda v, w: _map(v, w, _agreement)),
+        accuracy=_map(table.get("accuracy", {}), f"{where}: accuracy", lambda v, w: _map(v, w, _accuracy)),
         pictures=_text(table["pictures"], f"{where}: pictures"),
         versions=_map(table["versions"], f"{where}: versions", _text),
         created=_text(table["created"], f"{where}: created"),
@@ -175,8 +185,8 @@ def _graph_to_json(graph: Graph) -> dict[str, Any]:
     return {"stored": graph.stored, "files": files}
 
 
-def _agreement_to_json(agreement: Agreement) -> dict[str, Any]:
-    return {name: getattr(agreement, name) for name in Agreement.__dataclass_fields__}
+def _each(table: Mapping[str, Mapping[str, Value]], to_json: Callable[[Value], Any]) -> dict[str, dict[str, Any]]:
+    return {name: {precision: to_json(value) for precision, value in row.items()} for name, row in table.items()}
 
 
 def _graph(value: object, where: str) -> Graph:
@@ -208,6 +218,11 @@ def _agreement(value: object, where: str) -> Agreement:
         top1_flips=_count(table["top1_flips"], f"{where}.top1_flips"),
         num_pictures=_count(table["num_pictures"], f"{where}.num_pictures"),
     )
+
+
+def _accuracy(value: object, where: str) -> Accuracy:
+    table = _object(value, where, Accuracy.__dataclass_fields__)
+    return Accuracy(**{name: _count(count, f"{where}.{name}") for name, count in table.items()})
 
 
 def _spec(named: dict[str, Any], where: str) -> Arch:

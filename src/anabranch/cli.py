@@ -32,7 +32,7 @@ model_option = click.option(
 def engine_options(verb: Verb) -> Verb:
     """--engine, --precision and --threads; the engine itself says which of them it knows."""
     verb = click.option("--threads", type=int, metavar="N", help="Processor threads.  [default: all cores]")(verb)
-    verb = click.option("--precision", default="f32", show_default=True, help="What the engine computes in.")(verb)
+    verb = click.option("--precision", help="What the engine computes in.  [default: f32 where there is that]")(verb)
     return click.option("--engine", default="openvino", show_default=True, help="openvino or onnxruntime.")(verb)
 
 
@@ -170,7 +170,7 @@ def classify(
     top: int,
     csv_file: str | None,
     engine: str,
-    precision: str,
+    precision: str | None,
     threads: int | None,
     json: bool,
 ) -> int:
@@ -202,7 +202,7 @@ def evaluate(
     labels: str | None,
     results: str | None,
     engine: str,
-    precision: str,
+    precision: str | None,
     threads: int | None,
     json: bool,
 ) -> int:
@@ -347,12 +347,41 @@ def duplicates(
     type=click.Choice(["f32", "f16"]),
     default="f32",
     show_default=True,
-    help="How OpenVINO's weights are stored; f16 halves the files and rounds the weights.",
+    help="How OpenVINO's f32 weights are stored; f16 halves the files and rounds the weights.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["f32", "bf16", "int8"]),
+    default=["f32"],
+    show_default=True,
+    help="What to compute in; may be given again. bf16 takes the f32 files.",
+)
+@click.option("--calibrate", metavar="DATA", help="Pictures to find int8's ranges by, and others to measure all on.")
+@click.option("--split", help="Which split of DATA, such as train.")
+@click.option(
+    "--max-flips",
+    type=click.FloatRange(0, 100),
+    default=1.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Refuse bf16 and int8 that change more top-1 answers than this.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an artefact that is there.")
 @json_option
 def export(
-    name: str, out: str, like: str | None, formats: tuple[str, ...], stored: str, overwrite: bool, json: bool
+    name: str,
+    out: str,
+    like: str | None,
+    formats: tuple[str, ...],
+    stored: str,
+    precisions: tuple[str, ...],
+    calibrate: str | None,
+    split: str | None,
+    max_flips: float,
+    overwrite: bool,
+    json: bool,
 ) -> int:
     """Make an artefact of a checkpoint or of published weights, and measure how far its answers are from the net's.
 
@@ -360,7 +389,19 @@ def export(
     """
     from anabranch.verbs import export
 
-    return export.run(name, out=out, like=like, formats=formats, stored=stored, overwrite=overwrite, json=json)
+    return export.run(
+        name,
+        out=out,
+        like=like,
+        formats=formats,
+        stored=stored,
+        precisions=precisions,
+        calibrate=calibrate,
+        split=split,
+        max_flips=max_flips,
+        overwrite=overwrite,
+        json=json,
+    )
 
 
 if __name__ == "__main__":

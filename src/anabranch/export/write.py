@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +33,14 @@ def write_graphs(
     preprocess: Preprocess,
     formats: Iterable[str] = FORMATS,
     stored: str = "f32",
+    precisions: Collection[str] = ("f32",),
     calibration: NDArray[np.uint8] | None = None,
 ) -> dict[str, dict[str, Graph]]:
-    """Write the graph of `net` in each format, and give what the card says of the files.
+    """Write the graphs of `net` in each format, f32 or int8 or both, and give what the card says of the files.
 
-    `stored` = f16 halves OpenVINO's files; an ONNX file always holds f32. With `calibration`, pictures (M, S, S, 3),
-    there is a graph in INT8 too, made by them. The net must be float32 on the CPU; it stays as it is, and a failure
-    leaves nothing in `folder`. Raises UsageError, ExportError, MissingExtra.
+    `stored` = f16 halves OpenVINO's f32 files; an ONNX file always holds f32. What is int8 has its ranges from
+    `calibration`, pictures (M, S, S, 3). The net must be float32 on the CPU; it stays as it is, and a failure leaves
+    nothing in `folder`. Raises UsageError, ExportError, MissingExtra.
     """
     formats = known_formats(formats, stored)
     _check(net)
@@ -49,9 +50,11 @@ def write_graphs(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".graphs.") as scratch:
         made = Path(scratch)
         onnx_files = {"f32": write_onnx(PixelsToLogits(net, preprocess), made / "f32.onnx", size_px=preprocess.crop_px)}
-        if calibration is not None:
+        if "int8" in precisions:
+            assert calibration is not None
             onnx_files["int8"] = write_int8(made / "f32.onnx", made / "int8.onnx", calibration)
-        for precision, names in onnx_files.items():
+        for precision in precisions:
+            names = onnx_files[precision]
             if "onnx" in formats:
                 files["onnx"][precision] = Graph(precision, described(made, names))
             if "openvino" in formats:

@@ -173,6 +173,21 @@ def open_labelled(
     return _listed(path, path.parent, multi_label=multi_label)
 
 
+def open_pictures(path: str | os.PathLike[str], *, split: str | None = None) -> Labelled:
+    """The labelled set at `path`, or all pictures below a folder in which some lie loose, with -1 for their labels.
+
+    Raises DatasetError.
+    """
+    path = Path(path)
+    folder = path / split if split is not None and (path / split).is_dir() else path
+    if folder.is_dir() and any(is_picture(each.name) and each.is_file() for each in folder.iterdir()):
+        files = files_in(folder)
+        names = [str(file.relative_to(folder)) for file in files if is_picture(file.name)]
+        labels = np.full(len(names), -1, np.int64)
+        return LabelledFiles(str(folder), names, labels, None, ignored=count_ignored(files))
+    return open_labelled(path, split=split)
+
+
 def _in_folder(folder: Path, split: str | None, labels: Path | None, *, multi_label: bool) -> Labelled:
     entries = sorted((entry for entry in os.scandir(folder) if not is_hidden(entry.name)), key=lambda entry: entry.name)
     if any(IMAGES.fullmatch(entry.name) for entry in entries):

@@ -54,21 +54,24 @@ def open_model(
     folder: Path | str,
     *,
     engine: str = "openvino",
-    precision: str = "f32",
+    precision: str | None = None,
     threads: int | None = None,
     verify: bool = False,
 ) -> Predictor:
     """A Predictor on the files of an artefact.
 
-    `precision` is what the engine computes in. `threads`: None leaves it to the engine, which takes all cores.
-    `verify` hashes large files too. Raises UsageError, ArtefactError, MissingExtra.
+    `precision` is what the engine computes in; None: f32 where the artefact has that. `threads`: None leaves it to the
+    engine, which takes all cores. `verify` hashes large files too. Raises UsageError, ArtefactError, MissingExtra.
     """
     chosen = _engine(engine, precision)
     if threads is not None and threads < 1:
         raise UsageError(f"threads = {threads} does not fit: at least 1 is wanted")
     folder = Path(folder)
     card = read_card(folder)
-    graph = card.graphs.get(chosen.format, {}).get(chosen.graphs[precision])
+    graphs = card.graphs.get(chosen.format, {})
+    if precision is None:
+        precision = next((each for each, kind in chosen.graphs.items() if kind in graphs), "f32")
+    graph = graphs.get(chosen.graphs[precision])
     if graph is None:
         raise ArtefactError(
             f"{folder} holds no files for {engine} in {precision}; it holds {_held(card.graphs)}. "
@@ -82,13 +85,13 @@ def open_model(
     return predictor
 
 
-def _engine(engine: str, precision: str) -> Engine:
+def _engine(engine: str, precision: str | None) -> Engine:
     if engine not in ENGINES:
         raise UsageError(
             f"no engine is called {engine!r}; the nearest is {nearest(engine, ENGINES)[0]}. "
             f"There are {', '.join(ENGINES)}"
         )
-    if precision not in ENGINES[engine].graphs:
+    if precision is not None and precision not in ENGINES[engine].graphs:
         raise UsageError(
             f"{engine} does not compute in {precision!r} here; it computes in {', '.join(ENGINES[engine].graphs)}"
         )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from anabranch.arch import arch_to_json
+from anabranch.calibration import Pictures
 from anabranch.errors import ArtefactError, CheckpointError, DatasetError, ExportError, ImageError, need
 from anabranch.images.labelled import Labelled
 from anabranch.images.preprocess import Preprocess
@@ -103,7 +104,10 @@ def _pack(backbone: Net, preprocess: Preprocess, folder: Path, *, precision: str
     need("onnxscript", extra="torch")
     from anabranch.pack import pack  # the exporter takes seconds to import
 
-    shown = _some(data, preprocess, _CHECKED + _CALIBRATED) if precision == "int8" else None
+    pictures = None
+    if precision == "int8":
+        shown = _some(data, preprocess, _CHECKED + _CALIBRATED)
+        pictures = Pictures("the pictures looked at", shown[:_CHECKED], calibration=shown[_CHECKED:])
     pack(
         backbone,
         folder,
@@ -112,8 +116,8 @@ def _pack(backbone: Net, preprocess: Preprocess, folder: Path, *, precision: str
         weights_name="backbone",
         licence="unknown",
         formats=("openvino",),
-        pictures=None if shown is None else shown[:_CHECKED],
-        calibration=None if shown is None else shown[_CHECKED:],
+        precisions=(precision,),
+        pictures=pictures,
         max_flips=1.0,  # the largest feature is not an answer
         overwrite=True,
     )

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anabranch.artefact import refuse_to_replace
-from anabranch.errors import need
+from anabranch.errors import UsageError, need
+from anabranch.images.preprocess import Preprocess
 from anabranch.runtimes.open import ENGINES
 from anabranch.screen import print_json
 from anabranch.verbs.models import checkpoint
 
+if TYPE_CHECKING:
+    from anabranch.calibration import Pictures
+    from anabranch.card import Card
+
 
 def run(
-    name: str, *, out: str, like: str | None, formats: Sequence[str], stored: str, overwrite: bool, json: bool
+    name: str,
+    *,
+    out: str,
+    like: str | None,
+    formats: Sequence[str],
+    stored: str,
+    precisions: Sequence[str],
+    calibrate: str | None,
+    split: str | None,
+    max_flips: float,
+    overwrite: bool,
+    json: bool,
 ) -> int:
+    """`max_flips` in percent."""
     refuse_to_replace(Path(out), overwrite=overwrite)  # before a long download
+    if "int8" in precisions and calibrate is None:
+        raise UsageError("int8 is calibrated by real pictures; say where some lie with --calibrate DATA")
     need("torch", extra="torch")
     need("onnxscript", extra="torch")
     from anabranch.card import card_to_json
@@ -23,20 +45,50 @@ def run(
 
     found = checkpoint(name)
     card = pack_checkpoint(
-        found.file, out, like=like or found.like, formats=formats or None, stored=stored, overwrite=overwrite
+        found.file,
+        out,
+        like=like or found.like,
+        formats=formats or None,
+        stored=stored,
+        precisions=precisions,
+        pictures=None if calibrate is None else partial(_pictures, Path(calibrate), split),
+        max_flips=max_flips / 100,
+        overwrite=overwrite,
     )
     if json:
         print_json(card_to_json(card))
         return 0
     size_bytes = sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file())
     print(f"{out}: {card.weights.name}, {card.num_classes} classes, {size_bytes / 1e6:.1f} MB")
-    for engine, precisions in card.agreement.items():
-        for precision, met in precisions.items():
-            print(
-                f"  {engine} {precision}: at most {met.max_abs:.2g} from the net, on logits up to "
-                f"{met.largest_logit:.3g}; {met.top1_flips} of {met.num_pictures} top-1 answers differ"
-            )
+    print("\n".join(_figures(card)))
     print(f"  measured on {card.pictures}")
     if left_out := [each for each in ENGINES if each not in card.agreement and not formats]:
         print(f"  not for {', '.join(left_out)}, which is not installed: pip install 'anabranch[{left_out[0]}]'")
     return 0
+
+
+def _pictures(data: Path, split: str | None, preprocess: Preprocess, labels: tuple[str, ...]) -> Pictures:
+    """Of a labelled set, or of a folder of pictures without labels."""
+    from anabranch.calibration import draw
+    from anabranch.images.labelled import open_pictures
+
+    drawn = draw(open_pictures(data, split=split), preprocess, labels, name=data.name)
+    for note in drawn.notes:
+        print(f"warning: {data}: {note}", file=sys.stderr)
+    return drawn.pictures
+
+
+def _figures(card: Card) -> list[str]:
+    """A line for each engine and precision."""
+    lines = []
+    for engine, precisions in card.agreement.items():
+        for precision, met in precisions.items():
+            line = (
+                f"  {engine} {precision}: at most {met.max_abs:.2g} from the net, on logits up to "
+                f"{met.largest_logit:.3g}; {met.top1_flips} of {met.num_pictures} top-1 answers differ"
+            )
+            if card.accuracy:
+                right, nets = card.accuracy[engine][precision], card.accuracy["net"]["f32"]
+                line += f"; {right.top1:.2f} % are right, of the net {nets.top1:.2f} %"
+            lines.append(line)
+    return lines

@@ -23,7 +23,7 @@ class Checkpoint(NamedTuple):
 
 
 def open_named(
-    name: str | None, *, engine: str = "openvino", precision: str = "f32", threads: int | None = None
+    name: str | None, *, engine: str = "openvino", precision: str | None = None, threads: int | None = None
 ) -> Predictor:
     """The model called `name`: an artefact folder, a checkpoint, published weights, or the built-in one if None.
 

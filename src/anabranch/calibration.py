@@ -1,0 +1,73 @@
+"""The pictures of an export: those that show INT8 its ranges, and others on which each engine is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.errors import DatasetError, ImageError
+from anabranch.evaluate import match_classes
+from anabranch.images.labelled import Labelled
+from anabranch.images.preprocess import Preprocess
+
+_CALIBRATED = 300
+_MEASURED = 1000
+_FEWEST = 32
+
+
+class Pictures(NamedTuple):
+    """As they go into a net: (N, S, S, 3) uint8."""
+
+    name: str  # what a card says that its figures were measured on
+    measured: NDArray[np.uint8]
+    truth: NDArray[np.int64] | None = None  # (N,), their classes by the model's labels, where these are known
+    calibration: NDArray[np.uint8] | None = None  # (M, S, S, 3), none of those that are measured on
+
+
+class Drawn(NamedTuple):
+    pictures: Pictures
+    notes: tuple[str, ...]  # what a person should know of them, a line each
+
+
+def draw(data: Labelled, preprocess: Preprocess, labels: tuple[str, ...], *, name: str) -> Drawn:
+    """Up to 1,300 pictures of a set, the same ones each time: up to 300 to calibrate by, at most half of them.
+
+    The set may do without labels, then -1. One picture in a hundred may be unreadable. Raises DatasetError where more
+    are, or fewer than 32 are left.
+    """
+    pixels: list[NDArray[np.uint8]] = []
+    indices: list[int] = []
+    unreadable: list[str] = []
+    for index in np.random.default_rng(0).permutation(len(data))[: _CALIBRATED + _MEASURED].tolist():
+        try:
+            pixels.append(preprocess(data.picture(index)))
+            indices.append(index)
+        except ImageError as error:
+            unreadable.append(str(error))
+    if len(pixels) < _FEWEST or len(unreadable) > 0.01 * len(data):
+        told = f", and {len(unreadable)} cannot be read: {unreadable[0]}" if unreadable else ""
+        raise DatasetError(
+            f"{name}: {len(pixels)} pictures are there to calibrate by{told}; {_FEWEST} at least are wanted"
+        )
+    first = min(_CALIBRATED, len(pixels) // 2)
+    truth, why_not = _truth(data, indices[first:], labels)
+    notes = (*(f"left out: {each}" for each in unreadable), *([why_not] if why_not else []))
+    stacked = np.stack(pixels)
+    told = f"{len(stacked) - first:,} pictures of {name}, others than the {first:,} it was calibrated by"
+    return Drawn(Pictures(told, stacked[first:], truth, stacked[:first]), notes)
+
+
+def _truth(
+    data: Labelled, indices: Sequence[int], labels: tuple[str, ...]
+) -> tuple[NDArray[np.int64] | None, str | None]:
+    """The model's classes of these pictures, or why they are not known."""
+    if (data.labels < 0).any():
+        return None, None
+    try:
+        index_of, _ = match_classes(data, labels)
+    except DatasetError as error:
+        return None, f"no accuracy is measured: {error}"
+    return np.array(index_of)[data.labels[indices]], None

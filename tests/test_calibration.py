@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anabranch.calibration import draw
+from anabranch.errors import DatasetError
+from anabranch.images.labelled import open_labelled, open_pictures
+from anabranch.images.preprocess import Preprocess
+
+INPUT = Preprocess(crop_px=4, resize_px=4)
+LABELS = ("dog", "cat", "cow")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """30 cats and 30 dogs, each picture of one grey that no other has."""
+    for index in range(60):
+        path = tmp_path / "set" / ("cat", "dog")[index % 2] / f"{index:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (index, index, index)).save(path)
+    return tmp_path / "set"
+
+
+def greys(pixels: np.ndarray) -> list[int]:
+    return pixels[:, 0, 0, 0].tolist()
+
+
+def test_half_of_few_pictures_calibrate_and_the_others_are_measured_on(folder: Path) -> None:
+    pictures, notes = draw(open_labelled(folder), INPUT, LABELS, name="set")
+    assert pictures.calibration is not None
+    assert (pictures.calibration.shape, pictures.measured.shape) == ((30, 4, 4, 3), (30, 4, 4, 3))
+    assert sorted(greys(pictures.calibration) + greys(pictures.measured)) == list(range(60))
+    assert pictures.name == "30 pictures of set, others than the 30 it was calibrated by"
+    assert notes == ()
+
+
+def test_the_truth_is_told_by_the_models_labels_and_not_by_the_sets(folder: Path) -> None:
+    pictures, _ = draw(open_labelled(folder), INPUT, LABELS, name="set")
+    assert pictures.truth is not None
+    assert pictures.truth.tolist() == [(1, 0)[grey % 2] for grey in greys(pictures.measured)]  # even ones are cats
+
+
+def test_the_same_pictures_are_drawn_each_time_and_from_all_over_the_set(folder: Path) -> None:
+    first, second = (draw(open_labelled(folder), INPUT, LABELS, name="set").pictures for _ in range(2))
+    np.testing.assert_array_equal(first.measured, second.measured)
+    assert 8 <= sum(grey % 2 for grey in greys(first.measured)) <= 22
+
+
+def test_of_many_pictures_300_calibrate_and_1000_are_measured_on() -> None:
+    class Many:
+        labels = np.full(5000, -1)
+        names = tuple(map(str, range(5000)))
+
+        def __len__(self) -> int:
+            return 5000
+
+        def picture(self, index: int) -> np.ndarray:
+            return np.full((4, 4, 3), index % 256, np.uint8)
+
+    pictures, notes = draw(Many(), INPUT, LABELS, name="many")  # type: ignore[arg-type]
+    assert pictures.calibration is not None
+    assert (len(pictures.calibration), len(pictures.measured), pictures.truth, notes) == (300, 1000, None, ())
+
+
+def test_loose_pictures_without_labels_do_too(folder: Path) -> None:
+    for path in sorted(folder.glob("*/*.png")):
+        path.rename(folder / path.name)
+    pictures, notes = draw(open_pictures(folder), INPUT, LABELS, name="set")
+    assert (len(pictures.measured), pictures.truth, notes) == (30, None, ())
+
+
+def test_classes_that_the_model_does_not_know_cost_the_accuracy_and_are_told(folder: Path) -> None:
+    pictures, notes = draw(open_labelled(folder), INPUT, ("dog", "cow", "hen"), name="set")
+    assert pictures.truth is None
+    assert len(notes) == 1
+    assert "no accuracy is measured: the set has 2 classes" in notes[0]
+
+
+def test_too_few_pictures_are_refused(folder: Path) -> None:
+    for path in sorted(folder.glob("*/*.png"))[31:]:
+        path.unlink()
+    with pytest.raises(DatasetError, match="set: 31 pictures are there to calibrate by; 32 at least are wanted"):
+        draw(open_labelled(folder), INPUT, LABELS, name="set")
+
+
+def test_pictures_that_cannot_be_read_are_refused_with_the_first_of_them(folder: Path) -> None:
+    for path in sorted(folder.glob("cat/*.png"))[:3]:
+        path.write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match=r"57 pictures .* and 3 cannot be read: .*\.png: not a picture"):
+        draw(open_labelled(folder), INPUT, LABELS, name="set")

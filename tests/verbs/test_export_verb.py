@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anabranch.nets.load import Trained, save_trained
+from anabranch.runtimes import open_model
+
+
+@pytest.fixture
+def checkpoint(packed, tmp_path: Path) -> str:
+    told = {"name": "tiny", "licence": "CC0-1.0", "class_names": ("a", "b", "c", "d", "e")}
+    preprocess = open_model(packed.folder).card.preprocess
+    save_trained(tmp_path / "tiny.safetensors", Trained(net=packed.net, preprocess=preprocess, **told))
+    return str(tmp_path / "tiny.safetensors")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> str:
+    """40 pictures of two of the classes."""
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        path = tmp_path / "photos" / "ab"[index % 2] / f"{index:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colour = rng.integers(0, 256, (1, 1, 3))
+        Image.fromarray((colour + rng.normal(0, 40, (33, 33, 3))).clip(0, 255).astype(np.uint8)).save(path)
+    return str(tmp_path / "photos")
+
+
+def test_int8_is_calibrated_and_measured_on_pictures_of_a_set(anabranch, checkpoint, photos, tmp_path) -> None:
+    words = ["--precision", "f32", "--precision", "int8", "--calibrate", photos, "--max-flips", "100"]
+    done = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), *words)
+    assert done.status == 0, done.err
+    card = json.loads((tmp_path / "out/card.json").read_text())
+    said = card["agreement"]["onnxruntime"]["int8"]
+    right = {each: card["accuracy"][each]["int8"]["top1_right"] for each in ("openvino", "onnxruntime")}
+    assert f"onnxruntime int8: at most {said['max_abs']:.2g} from the net" in done.out
+    assert f"{said['top1_flips']} of 20 top-1 answers differ; {5 * right['onnxruntime']:.2f} % are right" in done.out
+    assert "measured on 20 pictures of photos, others than the 20 it was calibrated by" in done.out
+
+
+def test_int8_without_pictures_says_how_to_give_some(anabranch, checkpoint, tmp_path) -> None:
+    done = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), "--precision", "int8")
+    assert done.status == 2
+    assert "say where some lie with --calibrate DATA" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_classes_that_the_model_does_not_know_are_told_on_standard_error(
+    anabranch, checkpoint, photos, tmp_path
+) -> None:
+    Path(photos, "a").rename(Path(photos, "hen"))
+    words = ["--format", "openvino", "--precision", "int8", "--calibrate", photos, "--max-flips", "100"]
+    done = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), *words)
+    assert done.status == 0, done.err
+    assert "warning: " in done.err
+    assert "no accuracy is measured: the set has 2 classes and the model 5" in done.err
+    assert "accuracy" not in json.loads((tmp_path / "out/card.json").read_text())
