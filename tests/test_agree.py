@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from anabranch.agree import agreement
-from anabranch.errors import UsageError
+from anabranch.agree import agreement, compare
+from anabranch.errors import DatasetError, UsageError
+from anabranch.images.labelled import open_pictures
+from anabranch.runtimes import open_model
 
 
 class Fixed:
@@ -59,3 +64,61 @@ def test_logits_of_different_shapes_are_refused():
 def test_a_predictor_without_pictures_is_refused():
     with pytest.raises(UsageError, match="needs pixels"):
         agreement(Fixed(0), Fixed(0))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """12 loose pictures, of which one is none."""
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / f"{index:02}.png")
+    (tmp_path / "05.png").write_bytes(b"no picture")
+    return open_pictures(tmp_path)
+
+
+def answering(predictor, change, **card):
+    """The predictor with its logits changed."""
+    card = replace(predictor.card, **card)
+    return SimpleNamespace(card=card, engine="changed", predict=lambda pixels: change(predictor.predict(pixels)))
+
+
+def test_two_engines_of_one_net_agree_on_all_pictures_that_can_be_read(packed, photos):
+    done = []
+    ours, reference = (open_model(packed.folder, engine=engine) for engine in ("onnxruntime", "openvino"))
+    met = compare(ours, reference, photos, report=done.append)
+    assert (met.agreement.num_pictures, met.agreement.top1_flips, met.flips) == (11, 0, ())
+    assert met.agreement.relative < 1e-4
+    assert [name for name, _ in met.unreadable] == ["05.png"]
+    assert done == list(range(1, 25))
+
+
+def test_each_picture_whose_best_class_is_another_one_is_named_with_both(packed, photos):
+    ours = open_model(packed.folder)
+    pixels = ours.card.preprocess(photos.picture(0))[None]
+    logits = ours.predict(pixels)[0]
+    met = compare(answering(ours, np.negative), ours, photos)
+    assert met.agreement.top1_flips == len(met.flips) == 11
+    first = met.flips[0]
+    assert first.name == "00.png"
+    assert (first.ours.class_index, first.reference.class_index) == (logits.argmin(), logits.argmax())
+
+
+def test_classes_in_another_order_are_matched_by_name(packed, photos):
+    reference = open_model(packed.folder)
+    backwards = answering(reference, lambda logits: logits[:, ::-1], labels=reference.card.labels[::-1])
+    met = compare(backwards, reference, photos)
+    assert (met.agreement.max_abs, met.flips) == (0, ())
+
+
+def test_models_of_other_classes_are_refused(packed, photos):
+    reference = open_model(packed.folder)
+    other = answering(reference, np.copy, labels=("x", *reference.card.labels[1:]))
+    with pytest.raises(UsageError, match="tiny.random has 5 classes and tiny.random 5, and they are not the same ones"):
+        compare(other, reference, photos)
+
+
+def test_a_folder_of_which_no_picture_can_be_read_is_refused(packed, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    predictor = open_model(packed.folder)
+    with pytest.raises(DatasetError, match=r"none of the 1 pictures could be read; the first: .*x\.png"):
+        compare(predictor, predictor, open_pictures(tmp_path))

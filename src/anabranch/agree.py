@@ -2,12 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.card import Agreement
-from anabranch.errors import UsageError
+from anabranch.errors import DatasetError, UsageError
+from anabranch.images.labelled import Labelled
+from anabranch.runtimes.pipeline import Guess, Picture, answer
 from anabranch.runtimes.predictor import Predictor
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A picture whose best class is another one."""
+
+    name: str
+    ours: Guess
+    reference: Guess
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    agreement: Agreement
+    flips: tuple[Flip, ...]  # in the order of the pictures
+    unreadable: tuple[tuple[str, str], ...]  # name and reason; in no figure
+
+
+def compare(
+    ours: Predictor, reference: Predictor, data: Labelled, *, report: Callable[[int], None] = lambda done: None
+) -> Comparison:
+    """Both on all pictures of a set, each with its own preprocessing, and classes matched by their names.
+
+    `report` is told the number of pictures done, of which there are twice as many as in the set. Raises UsageError
+    where the two do not have the same classes, DatasetError where no picture can be read.
+    """
+    index_of = _matched(ours, reference)
+    names: list[str] = []
+    logits: list[list[NDArray[np.float32]]] = []
+    best: list[list[Guess]] = []
+    unreadable: list[tuple[str, str]] = []
+    for done, predictor in ((0, ours), (len(data), reference)):
+        names, unreadable = [], []
+        logits.append([])
+        best.append([])
+        pictures = (Picture(name, partial(data.picture, index)) for index, name in enumerate(data.names))
+        for number, each in enumerate(answer(predictor, pictures, top=1), start=1):
+            if each.logits is None:
+                unreadable.append((each.name, str(each.error)))
+            else:
+                names.append(each.name)
+                logits[-1].append(each.logits)
+                best[-1].append(each.guesses[0])
+            report(done + number)
+    if not names:
+        raise DatasetError(f"none of the {len(data)} pictures could be read; the first: {unreadable[0][1]}")
+    met = agreement(np.stack(logits[0])[:, index_of], np.stack(logits[1]))
+    flips = (Flip(name, *pair) for name, *pair in zip(names, *best, strict=True) if pair[0].label != pair[1].label)
+    return Comparison(met, tuple(flips), tuple(unreadable))
+
+
+def _matched(ours: Predictor, reference: Predictor) -> list[int]:
+    """For each class of the reference, our index of it."""
+    labels, theirs = ours.card.labels, reference.card.labels
+    if labels == theirs:
+        return list(range(len(labels)))
+    if sorted(labels) != sorted(theirs) or len(set(labels)) != len(labels):
+        raise UsageError(
+            f"{ours.card.weights.name} has {len(labels)} classes and {reference.card.weights.name} {len(theirs)}, and "
+            "they are not the same ones; only models of the same classes can be compared"
+        )
+    return [labels.index(name) for name in theirs]
 
 
 def agreement(

@@ -218,6 +218,23 @@ def evaluate(
 
 
 @app.command()
+@click.argument("ours", metavar="A")
+@click.argument("reference", metavar="B")
+@click.argument("data")
+@click.option("--split", help="Of a set that holds several: train, test, val.")
+@click.option("--max-flips", type=click.FloatRange(0, 100), metavar="PERCENT", help="End with status 1 above this.")
+@json_option
+def agree(ours: str, reference: str, data: str, split: str | None, max_flips: float | None, json: bool) -> int:
+    """Compare the answers of A with those of B on the pictures of DATA: a labelled set, or a folder of pictures.
+
+    A and B are models as -m takes them, each with what is to run it: NAME@onnxruntime, NAME@int8, NAME@openvino:int8.
+    """
+    from anabranch.verbs import agree
+
+    return agree.run(ours, reference, data, split=split, max_flips=max_flips, json=json)
+
+
+@app.command()
 @click.argument("recipe")
 @click.option("--data", metavar="DIR", help="Your pictures: class folders, in train/ and val/, or in DIR itself.")
 @click.option("--out", metavar="DIR", help="Folder of the run.  [default: runs/NAME]")

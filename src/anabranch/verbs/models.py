@@ -33,6 +33,17 @@ def open_named(
     return open_model(_artefact(name, engine), engine=engine, precision=precision, threads=threads)
 
 
+def open_as(name: str) -> Predictor:
+    """`open_named` of NAME, NAME@ENGINE, NAME@PRECISION or NAME@ENGINE:PRECISION."""
+    if Path(name).exists() or "@" not in name:
+        return open_named(name)
+    name, _, how = name.rpartition("@")
+    engine, _, precision = how.rpartition(":")
+    if precision in ENGINES:
+        engine, precision = precision, ""
+    return open_named(name, engine=engine or "openvino", precision=precision or None)
+
+
 def _artefact(name: str | None, engine: str) -> Path:
     if name is None:
         return builtin()
