@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import runpy
+import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from anabranch.arch import arch_from_json, arch_to_json
 from anabranch.nets.count import count
 from anabranch.report.ideas import TABLES, ideas_table, latest, teacher_table
 from anabranch.report.zoo import filled
@@ -33,6 +35,31 @@ TAUGHT = lines("Plain, taught", 94.0, 94.0, 94.0, distil={"labels": 0.25, "tempe
 def test_the_document_of_ideas_is_fresh(place: str) -> None:
     text = (ROOT / "docs/ideas.md").read_text(encoding="utf-8")
     assert text == filled(text, place, TABLES[place](latest(RESULTS).values())), "stale: run make docs"
+
+
+def test_every_net_is_recorded_with_every_seed_as_the_recipe_stands_now() -> None:
+    recorded = latest(RESULTS)
+    assert recorded.keys() == {(net, seed) for net in NETS for seed in SEEDS}, "run make ideas"
+    for (net, seed), run in recorded.items():
+        wanted = recipe(net, seed)
+        assert run["arch"] == arch_to_json(wanted.spec())
+        assert run["distil"] == (wanted.distil and wanted.distil.model_dump(mode="json"))
+        assert (run["epochs"], run["tested"]) == (wanted.optimise.epochs, 10_000)
+
+
+def test_the_recorded_costs_are_those_of_the_recorded_nets() -> None:
+    recorded = latest(RESULTS).values()
+    assert recorded, "run make ideas"
+    for run in recorded:
+        side_px = run["input_px"]
+        counted = count(arch_from_json(run["arch"]), height=side_px, width=side_px, num_classes=10)
+        assert (run["params"], run["macs"]) == counted
+
+
+def test_the_recipe_expects_what_its_net_scored() -> None:
+    top1 = [latest(RESULTS)["ResNet", seed]["top1"] for seed in SEEDS]
+    measured = f"{statistics.mean(top1):.2f} ± {statistics.stdev(top1):.2f} % top-1"
+    assert recipe("ResNet", 0).expect.startswith(measured)
 
 
 def test_the_nets_cost_the_same_and_share_everything_but_their_arch() -> None:
