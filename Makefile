@@ -1,5 +1,6 @@
 # make demo    classify the sample photos with the built-in model (no torch)
 # make test    every test, with a coverage figure
+# make test-cpp build the C++ predictor and compare it with Python's
 # make check   format, lint, types, floors
 # make parity  the publishers' own code against ours; parity-large: their nets above 100 million parameters
 # make docs    renew the generated tables
@@ -11,7 +12,7 @@ DEMO := .venv-demo
 DEV := .venv
 INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check format publishers parity parity-large docs counts builtin ideas clean
+.PHONY: demo test test-cpp check format publishers parity parity-large docs counts builtin ideas clean
 
 demo: $(DEMO)/ready
 	$(DEMO)/bin/anabranch classify src/anabranch/builtin/samples
@@ -19,6 +20,9 @@ demo: $(DEMO)/ready
 # one process for each core, of one thread each
 test: $(DEV)/ready
 	OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n auto --cov --cov-report=term
+
+test-cpp: $(DEV)/ready
+	OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest tests/cpp -m cpp
 
 check: $(DEV)/ready
 	$(DEV)/bin/ruff format --check .

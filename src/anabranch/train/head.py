@@ -6,12 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from anabranch.errors import DatasetError, RecipeError
+from anabranch.errors import DatasetError, RecipeError, need
 
 _HELD_OUT = 5  # one picture of so many
 _TOLERANCE = 1e-4  # of the gradient's largest entry, as in scikit-learn's LogisticRegression
@@ -52,59 +49,81 @@ def fit_head(
     _check_decays(weight_decay)
     _check_labels(labels, num_classes)
     decays = sorted(set(weight_decay), reverse=True)
-    x, y = torch.from_numpy(values), torch.from_numpy(labels)
     chosen = decays[0]
     tried: tuple[Tried, ...] = ()
     if len(decays) > 1:
-        held_out = torch.from_numpy(_held_out(labels, num_classes, seed))
-        tried = tuple(_tried(x, y, held_out, num_classes, decays))
+        tried = tuple(_tried(values, labels, _held_out(labels, num_classes, seed), num_classes, decays))
         chosen = max(tried, key=lambda each: (each.top1, -each.loss)).weight_decay
-    ((weight, bias),) = _fitted(x, y, num_classes, [chosen], _TOLERANCE)
-    return Head(weight.float().numpy(), bias.float().numpy(), chosen, tried)
+    ((weight, bias),) = _fitted(values, labels, num_classes, [chosen], _TOLERANCE)
+    return Head(weight.astype(np.float32), bias.astype(np.float32), chosen, tried)
 
 
-def _tried(x: Tensor, y: Tensor, held_out: Tensor, num_classes: int, decays: Sequence[float]) -> Iterator[Tried]:
-    judged, truth = x[held_out].double(), y[held_out]
+def _tried(
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    held_out: NDArray[np.bool_],
+    num_classes: int,
+    decays: Sequence[float],
+) -> Iterator[Tried]:
+    judged, truth = x[held_out], y[held_out]
     fits = _fitted(x[~held_out], y[~held_out], num_classes, decays, _TOLERANCE_TO_CHOOSE)
     for decay, (weight, bias) in zip(decays, fits, strict=True):
         logits = judged @ weight.T + bias
-        right = (logits.argmax(1) == truth).double().mean().item()
-        yield Tried(decay, 100 * right, F.cross_entropy(logits, truth).item(), len(truth))
+        right = float((logits.argmax(1) == truth).mean())
+        yield Tried(decay, 100 * right, _cross_entropy(logits, truth)[0], len(truth))
 
 
 def _fitted(
-    x: Tensor, y: Tensor, num_classes: int, decays: Sequence[float], tolerance: float
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each decay weight (K, C) and bias (K,), float64, for features as they are; each begins where the last ended.
+    x: NDArray[np.float32], y: NDArray[np.int64], num_classes: int, decays: Sequence[float], tolerance: float
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """For each decay weight (K, C) and bias (K,), for features as they are; each begins where the last ended.
 
     A feature that hardly varies is scaled as if it varied by a thousandth of the one that varies most: to make a new
     picture's value of it a huge one would be to learn from noise.
     """
-    mean = x.mean(0)
-    spread = x.std(0, correction=0)
-    spread = spread.clamp_min(max(1e-3 * spread.max().item(), torch.finfo(torch.float32).tiny))
-    standard = (x - mean).div_(spread)
-    weight = torch.zeros(num_classes, x.shape[1], requires_grad=True)
-    bias = torch.zeros(num_classes, requires_grad=True)
+    mean, spread = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    spread = np.maximum(spread, max(1e-3 * spread.max(), np.finfo(np.float32).tiny))
+    standard = ((x - mean) / spread).astype(np.float32)
+    weight, bias = np.zeros((num_classes, x.shape[1])), np.zeros(num_classes)
     for decay in decays:
-        _minimise(standard, y, weight, bias, decay, tolerance)
-        unscaled = weight.detach().double() / spread
-        yield unscaled, bias.detach().double() - unscaled @ mean.double()
+        weight, bias = _minimised(standard, y, weight, bias, decay, tolerance)
+        unscaled = weight / spread
+        yield unscaled, bias - unscaled @ mean
 
 
-def _minimise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, decay: float, tolerance: float) -> None:
-    """Move weight and bias, in place, to where no entry of the gradient is above the tolerance."""
-    optimiser = torch.optim.LBFGS(
-        [weight, bias], max_iter=1000, tolerance_grad=tolerance, tolerance_change=1e-9, line_search_fn="strong_wolfe"
-    )
+def _minimised(
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    bias: NDArray[np.float64],
+    decay: float,
+    tolerance: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where no entry of the gradient is above the tolerance, from this weight and bias on."""
+    optimize = need("scipy.optimize", extra="train")  # torch's own LBFGS imports its compiler, for seconds
 
-    def loss() -> float:
-        optimiser.zero_grad()
-        value = F.cross_entropy(x @ weight.T + bias, y) + decay / 2 * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value.item()
+    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        w, b = flat[: weight.size].reshape(weight.shape), flat[weight.size :]
+        value, wrong = _cross_entropy(x @ w.T.astype(np.float32) + b, y)
+        slope = wrong.T.astype(np.float32) @ x + decay * w
+        return value + decay / 2 * float((w * w).sum()), np.concatenate([slope.ravel(), wrong.sum(0)])
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    start = np.concatenate([weight.ravel(), bias])
+    options = {"maxiter": 1000, "gtol": tolerance, "ftol": 1e-9}
+    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
+    return found[: weight.size].reshape(weight.shape), found[weight.size :]
+
+
+def _cross_entropy(logits: NDArray[np.floating], y: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
+    """The mean over (n, K) logits, and its gradient by them."""
+    rows = np.arange(len(y))
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    exponentials = np.exp(shifted)
+    sums = exponentials.sum(1)
+    value = float((np.log(sums) - shifted[rows, y]).mean())
+    slope = exponentials / sums[:, None]
+    slope[rows, y] -= 1
+    return value, slope / len(y)
 
 
 def _held_out(labels: NDArray[np.int64], num_classes: int, seed: int) -> NDArray[np.bool_]:

@@ -1,0 +1,154 @@
+#include "predictor.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <numeric>
+#include <sstream>
+#include <system_error>
+
+#include "error.hpp"
+
+namespace anabranch {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Compiled graphs of larger nets would take more room in the cache than their faster start is worth.
+constexpr std::uintmax_t kCachedUpToBytes = 512U << 20U;
+
+std::string environment(const char* name) {
+    const char* value = std::getenv(name);
+    return value == nullptr ? "" : value;
+}
+
+// Python's anabranch.cache: ANABRANCH_CACHE, or where this system keeps caches.
+fs::path cache_folder() {
+    const fs::path home = environment("HOME");
+    if (const std::string told = environment("ANABRANCH_CACHE"); !told.empty()) {
+        return told.rfind("~/", 0) == 0 ? home / told.substr(2) : fs::path(told);
+    }
+    const std::string caches = environment("XDG_CACHE_HOME");
+    return (caches.empty() ? home / ".cache" : fs::path(caches)) / "anabranch";
+}
+
+ov::AnyMap settings(const std::vector<File>& files, const Engine& engine, Aim aim) {
+    using ov::hint::PerformanceMode;
+    // Without a precision by name OpenVINO takes bf16 wherever the processor has it. What is int8 the graph says.
+    ov::AnyMap config{
+        ov::hint::inference_precision(ov::element::f32),
+        ov::hint::performance_mode(aim == Aim::latency ? PerformanceMode::LATENCY : PerformanceMode::THROUGHPUT)};
+    if (engine.threads) config.insert(ov::inference_num_threads(*engine.threads));
+    const auto size_bytes = std::accumulate(files.begin(), files.end(), std::uintmax_t{0},
+                                            [](auto sum, const File& file) { return sum + file.size_bytes; });
+    const fs::path cache = cache_folder() / "openvino";
+    std::error_code failed;
+    fs::create_directories(cache, failed);
+    if (size_bytes <= kCachedUpToBytes && access(cache.c_str(), W_OK) == 0) {
+        config.insert(ov::cache_dir(cache.string()));
+    }
+    return config;
+}
+
+const std::vector<File>& files_for(const Card& card, const std::string& precision, const fs::path& folder) {
+    const auto found = card.graphs.find(precision);
+    if (found != card.graphs.end()) return found->second;
+    std::string held;
+    for (const auto& graph : card.graphs) held += (held.empty() ? "" : ", ") + graph.first;
+    throw Error(folder.string() + " holds no files for openvino in " + precision + "; it holds " +
+                (held.empty() ? "none" : held) + ". Export the net again with the format openvino, and in " +
+                precision);
+}
+
+void check_graph(const ov::Model& model, const Card& card, const fs::path& xml) {
+    const std::int64_t side = card.preprocess.crop_px;
+    const ov::PartialShape takes{-1, side, side, 3};
+    const ov::PartialShape gives{-1, static_cast<std::int64_t>(card.labels.size())};
+    const auto& input = model.input();
+    const auto& output = model.output();
+    if (takes.compatible(input.get_partial_shape()) && input.get_element_type() == ov::element::u8 &&
+        gives.compatible(output.get_partial_shape()) && output.get_element_type() == ov::element::f32) {
+        return;
+    }
+    std::ostringstream said;
+    said << xml.string() << " takes " << input.get_element_type() << ' ' << input.get_partial_shape() << " and gives "
+         << output.get_element_type() << ' ' << output.get_partial_shape() << "; the card says u8 " << takes
+         << " and f32 " << gives << ". Export the artefact again";
+    throw Error(said.str());
+}
+
+std::string last_line(const std::string& text) {
+    std::istringstream lines(text);
+    std::string last;
+    for (std::string line; std::getline(lines, line);) {
+        if (line.find_first_not_of(" \t\r") != std::string::npos) last = line;
+    }
+    return last;
+}
+
+ov::CompiledModel compiled(const fs::path& xml, const Card& card, const ov::AnyMap& config) try {
+    ov::Core core;
+    const std::shared_ptr<ov::Model> model = core.read_model(xml.string());
+    check_graph(*model, card, xml);
+    const std::int64_t side = card.preprocess.crop_px;
+    model->reshape(ov::PartialShape{1, side, side, 3});
+    return core.compile_model(model, "CPU", config);
+} catch (const ov::Exception& error) {
+    throw Error("OpenVINO cannot read " + xml.string() + ": " + last_line(error.what()));
+}
+
+// Of one class among all.
+std::vector<float> softmax(std::vector<float> values) {
+    const float most = *std::max_element(values.begin(), values.end());
+    for (float& value : values) value = std::exp(value - most);
+    const float sum = std::accumulate(values.begin(), values.end(), 0.0F);
+    for (float& value : values) value /= sum;
+    return values;
+}
+
+// Of each class by itself.
+std::vector<float> sigmoid(std::vector<float> values) {
+    for (float& value : values) value = 0.5F + 0.5F * std::tanh(0.5F * value);
+    return values;
+}
+
+}  // namespace
+
+Predictor::Predictor(const fs::path& folder, const Engine& engine, Aim aim)
+    : card_(read_card(folder)),
+      precision_(engine.precision.value_or(card_.graphs.count("f32") == 0 && card_.graphs.count("int8") == 1
+                                               ? "int8"
+                                               : "f32")) {
+    const std::vector<File>& files = files_for(card_, precision_, folder);
+    const std::vector<fs::path> paths = checked_files(folder, files);
+    const auto xml = std::find_if(paths.begin(), paths.end(),
+                                  [](const fs::path& path) { return path.extension() == ".xml"; });
+    if (xml == paths.end()) throw Error((folder / "card.json").string() + " names no .xml file; export it again");
+    compiled_ = compiled(*xml, card_, settings(files, engine, aim));
+}
+
+std::size_t Predictor::num_requests() const { return compiled_.get_property(ov::optimal_number_of_infer_requests); }
+
+void Predictor::fill(ov::InferRequest& request, const Picture& picture) const {
+    const Picture square = preprocessed(picture, card_.preprocess);
+    std::copy(square.rgb.begin(), square.rgb.end(), request.get_input_tensor().data<std::uint8_t>());
+}
+
+std::vector<Guess> Predictor::guesses(ov::InferRequest& request, std::size_t top) const {
+    const ov::Tensor output = request.get_output_tensor();
+    const auto* first = output.data<const float>();
+    const std::vector<float> logits(first, first + output.get_size());
+    const std::vector<float> probabilities = card_.multi_label ? sigmoid(logits) : softmax(logits);
+    std::vector<std::size_t> order(logits.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](auto one, auto other) { return logits[one] > logits[other]; });
+    order.resize(std::min(top, order.size()));
+    std::vector<Guess> best;
+    for (const std::size_t index : order) best.push_back({index, card_.labels[index], probabilities[index]});
+    return best;
+}
+
+}  // namespace anabranch

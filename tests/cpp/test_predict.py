@@ -1,0 +1,326 @@
+"""The C++ predictor answers as Python does, and says as clearly why it does not."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anabranch.runtimes import builtin, open_model
+from anabranch.runtimes.pipeline import classify
+
+pytestmark = pytest.mark.cpp
+
+SAMPLES = sorted((builtin().parent / "samples").glob("*.png"))
+SIZES = [(28, 28), (29, 31), (250, 301)]
+ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "444": ("RGB", {"subsampling": "4:4:4"}),
+    "420": ("RGB", {"subsampling": "4:2:0"}),
+    "grey": ("L", {}),
+    "progressive": ("RGB", {"progressive": True}),
+    "restart": ("RGB", {"restart_marker_blocks": 2}),
+}
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory) -> list[Path]:
+    """The sample photos as JPEGs of several sizes and encodings."""
+    folder = tmp_path_factory.mktemp("jpegs")
+    for sample in SAMPLES:
+        for size in SIZES:
+            for name, (mode, options) in ENCODINGS.items():
+                with Image.open(sample) as image:
+                    image.convert(mode).resize(size).save(folder / f"{sample.stem}-{size[0]}-{name}.jpg", **options)
+    return sorted(folder.iterdir())
+
+
+def answers(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def assert_same_answers(cpp: list[dict[str, Any]], folder: Path, pictures: list[Path], **options: Any) -> None:
+    python = list(classify(open_model(folder, **options), pictures, top=5))
+    assert [answer["picture"] for answer in cpp] == [answer.name for answer in python]
+    labels = [[guess["label"] for guess in answer["guesses"]] for answer in cpp]
+    assert labels == [[guess.label for guess in answer.guesses] for answer in python]
+    probabilities = [[guess["probability"] for guess in answer["guesses"]] for answer in cpp]
+    wanted = [[guess.probability for guess in answer.guesses] for answer in python]
+    np.testing.assert_allclose(probabilities, wanted, rtol=0, atol=1e-5)
+
+
+def test_the_built_in_model_answers_as_in_python(predict, jpegs):
+    assert_same_answers(answers(predict(builtin(), *jpegs, "--json")), builtin(), jpegs)
+
+
+def test_one_picture_is_answered_as_in_python(predict, jpegs):
+    assert_same_answers(answers(predict(builtin(), jpegs[0], "--json", "--threads", 1)), builtin(), jpegs[:1])
+
+
+PREPROCESSES: dict[str, dict[str, Any]] = {
+    "as packed": {},
+    "squash": {"fit": "squash", "resize_px": 33},
+    "bicubic and padded": {"resampler": "pillow-bicubic", "resize_px": 30},
+    "PaddleClas": {"resampler": "opencv-bilinear", "rounding": "paddleclas"},
+}
+
+
+@pytest.mark.parametrize("multi_label", [False, True], ids=["one label", "many labels"])
+@pytest.mark.parametrize("named", PREPROCESSES)
+def test_another_artefact_answers_as_in_python(named, multi_label, predict, packed, with_card, jpegs):
+    def change(card):
+        card["preprocess"].update(PREPROCESSES[named])
+        card["multi_label"] = multi_label
+
+    folder = with_card(packed.folder, change)
+    assert_same_answers(answers(predict(folder, *jpegs, "--json")), folder, jpegs)
+
+
+def test_int8_is_taken_where_the_artefact_has_no_f32(predict, packed, with_card, jpegs):
+    """Its name alone is another here: what is int8 the graph says."""
+
+    def rename(card):
+        card["graphs"]["openvino"] = {"int8": card["graphs"]["openvino"]["f32"]}
+
+    folder = with_card(packed.folder, rename)
+    assert_same_answers(answers(predict(folder, *jpegs[:3], "--json")), folder, jpegs[:3], precision="int8")
+
+
+def test_a_block_shows_each_guess_in_percent(predict, packed, jpegs):
+    done = predict(packed.folder, jpegs[0], "--top", 2)
+    best = next(iter(classify(open_model(packed.folder), jpegs[:1], top=2))).guesses
+    name, *lines = done.stdout.decode().splitlines()
+    assert name == str(jpegs[0])
+    assert [line.split() for line in lines] == [[guess.label, f"{100 * guess.probability:.2f}", "%"] for guess in best]
+
+
+@pytest.fixture
+def folder_of_pictures(tmp_path, jpegs) -> Path:
+    """At several depths, behind a link, hidden, with names that CSV must quote, of other kinds, and one cut short."""
+    root = tmp_path / "pictures"
+    places = [
+        "b.jpg",
+        "a,1.JPEG",
+        'say "x".jpg',
+        "ä.jpg",
+        "z/1.jpg",
+        "z/y/2.jpe",
+        "z-y/3.jpg",
+        ".hidden.jpg",
+        ".h/4.jpg",
+    ]
+    for place, jpeg in zip(places, jpegs, strict=False):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(jpeg, root / place)
+    (root / "z" / "up").symlink_to(root)
+    (root / "cut.jpg").write_bytes(jpegs[0].read_bytes()[:400])
+    (root / "notes.txt").write_text("no picture")
+    return root
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_folder_gives_the_csv_of_the_python_command(predict, folder_of_pictures):
+    cpp = predict(builtin(), folder_of_pictures, "--top", 3)
+    python = subprocess.run(
+        [sys.executable, "-m", "anabranch", "classify", folder_of_pictures, "--csv", "-", "--top", "3"],
+        capture_output=True,
+        check=False,
+    )
+    assert (cpp.returncode, python.returncode) == (1, 1)
+    assert cpp.stdout.splitlines()[0] == python.stdout.splitlines()[0]
+    met, wanted = rows(cpp.stdout.decode()), rows(python.stdout.decode())
+    exact = ["picture", "label1", "label2", "label3"]
+    assert [[row[key] for key in exact] for row in met] == [[row[key] for key in exact] for row in wanted]
+    assert [bool(row["error"]) for row in met] == [bool(row["error"]) for row in wanted]
+    for key in ("probability1", "probability2", "probability3"):
+        met_digits, wanted_digits = ([float(row[key] or "nan") for row in table] for table in (met, wanted))
+        np.testing.assert_allclose(met_digits, wanted_digits, rtol=0, atol=2e-6)
+
+
+def test_many_pictures_are_answered_in_order(predict, packed, jpegs, tmp_path):
+    """Far more than are held at a time, large among small ones."""
+    for index in range(120):
+        shutil.copy(jpegs[index * 7 % len(jpegs)], tmp_path / f"{index:03}.jpg")
+    done = predict(packed.folder, tmp_path, "--json")
+    assert_same_answers(answers(done), packed.folder, sorted(tmp_path.iterdir()))
+
+
+def cut_short(jpeg: bytes) -> bytes:
+    return jpeg[: len(jpeg) // 2]
+
+
+def too_many_pixels(jpeg: bytes) -> bytes:
+    frame = jpeg.index(b"\xff\xc0")
+    return jpeg[: frame + 5] + struct.pack(">HH", 10_000, 10_000) + jpeg[frame + 9 :]
+
+
+def png(_: bytes) -> bytes:
+    return SAMPLES[0].read_bytes()
+
+
+def cmyk(_: bytes) -> bytes:
+    file = io.BytesIO()
+    Image.new("CMYK", (40, 30)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def strip(_: bytes) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (5000, 1)).save(file, "JPEG")
+    return file.getvalue()
+
+
+BAD_PICTURES = {
+    "cut short": (cut_short, "cannot be decoded as JPEG"),
+    "a header without a picture": (lambda jpeg: jpeg[:30], "cannot be decoded as JPEG"),
+    "too many pixels": (too_many_pixels, "10000 x 10000 pixels are too many: at most 50000000"),
+    "PNG under a wrong name": (png, "not a JPEG, by its first bytes"),
+    "CMYK": (cmyk, "only YCbCr and grey JPEG is read here"),
+    "a strip": (strip, "5000 x 1 pixels are a strip"),
+    "empty": (lambda _: b"", "the file is empty"),
+}
+
+
+@pytest.mark.parametrize("named", BAD_PICTURES)
+def test_a_bad_picture_is_one_line_and_the_others_are_answered(named, predict, packed, jpegs, tmp_path):
+    make, sentence = BAD_PICTURES[named]
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(make(jpegs[0].read_bytes()))
+    done = predict(packed.folder, jpegs[0], bad, jpegs[1], "--json")
+    error = done.stderr.decode()
+    assert (done.returncode, error.count("\n")) == (1, 1)
+    assert error.startswith(f"error: {bad}: ")
+    assert sentence in error
+    assert ["guesses" in answer for answer in json.loads(done.stdout)] == [True, False, True]
+
+
+def test_a_missing_picture_is_one_line_and_the_others_are_answered(predict, packed, jpegs, tmp_path):
+    done = predict(packed.folder, tmp_path / "nothing.jpg", jpegs[0], "--json")
+    assert (done.returncode, done.stderr.decode()) == (1, f"error: {tmp_path / 'nothing.jpg'}: no such file\n")
+    assert "guesses" in json.loads(done.stdout)[1]
+
+
+def test_a_folder_without_jpegs_is_refused(predict, packed, tmp_path):
+    done = predict(packed.folder, tmp_path)
+    assert (done.returncode, done.stderr.decode()) == (1, f"error: {tmp_path}: no JPEG in this folder\n")
+
+
+def files_of(card: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = card["graphs"]["openvino"]["f32"]["files"]
+    return found
+
+
+BAD_CARDS = {
+    "newer": (lambda card: card.update(card_version=2), "card_version is 2, made by a newer anabranch"),
+    "without a key": (lambda card: card.pop("preprocess"), "card.json lacks 'preprocess'"),
+    "with another type": (
+        lambda card: card["preprocess"].update(crop_px="33"),
+        'preprocess.crop_px is "33"; a whole number of at least 1, at most 65535 was expected',
+    ),
+    "with an unknown resampler": (
+        lambda card: card["preprocess"].update(resampler="opencv-bicubic"),
+        'preprocess.resampler is "opencv-bicubic"; pillow-bilinear or pillow-bicubic or opencv-bilinear was expected',
+    ),
+    "with too few labels": (
+        lambda card: card["labels"].update(count=6),
+        "labels.count is 6, but the labels beside it are 5",
+    ),
+    "with a path up": (
+        lambda card: files_of(card).update({"../f32.bin": files_of(card).pop("f32.bin")}),
+        "'../f32.bin' leaves the folder; a plain path inside it was expected",
+    ),
+    "with an absolute path": (
+        lambda card: files_of(card).update({"/f32.bin": files_of(card).pop("f32.bin")}),
+        "'/f32.bin' leaves the folder",
+    ),
+    "with another size": (lambda card: files_of(card)["f32.bin"].update(bytes=7), "bytes; the card says 7"),
+    "with a file that is missing": (
+        lambda card: files_of(card).update({"f33.bin": files_of(card).pop("f32.bin")}),
+        "is incomplete: f33.bin is missing",
+    ),
+    "with another size of pixels than the graph's": (
+        lambda card: card["preprocess"].update(crop_px=34),
+        "the card says u8 [?,34,34,3]",
+    ),
+    "without OpenVINO's files": (
+        lambda card: card.update(graphs={}),
+        "holds no files for openvino in f32; it holds none",
+    ),
+}
+
+
+@pytest.mark.parametrize("named", BAD_CARDS)
+def test_a_card_that_does_not_fit_is_refused_in_one_line(named, predict, packed, with_card, jpegs):
+    change, sentence = BAD_CARDS[named]
+    done = predict(with_card(packed.folder, change), jpegs[0])
+    error = done.stderr.decode()
+    assert (done.returncode, done.stdout, error.count("\n")) == (1, b"", 1)
+    assert error.startswith("error: ")
+    assert sentence in error
+
+
+def test_a_damaged_card_is_refused_in_one_line(predict, packed, with_card, jpegs):
+    folder = with_card(packed.folder, lambda card: None)
+    os.truncate(folder / "card.json", 100)
+    done = predict(folder, jpegs[0])
+    wanted = f"error: {folder}/card.json is damaged: it is not JSON. Copy or export the artefact again\n"
+    assert (done.returncode, done.stderr.decode()) == (1, wanted)
+
+
+def test_a_link_out_of_the_artefact_is_refused(predict, packed, with_card, jpegs, tmp_path):
+    folder = with_card(packed.folder, lambda card: None)
+    (folder / "f32.bin").rename(tmp_path / "f32.bin")
+    (folder / "f32.bin").symlink_to(tmp_path / "f32.bin")
+    done = predict(folder, jpegs[0])
+    assert done.returncode == 1
+    assert f"leads out of the artefact, to {tmp_path / 'f32.bin'}" in done.stderr.decode()
+
+
+def test_a_damaged_graph_is_refused_in_one_line(predict, packed, with_card, jpegs):
+    folder = with_card(packed.folder, lambda card: None)
+    graph = folder / "f32.xml"
+    text = graph.read_bytes()
+    graph.write_bytes(text[:1000] + b"<" * 100 + text[1100:])
+    done = predict(folder, jpegs[0])
+    error = done.stderr.decode()
+    assert (done.returncode, error.count("\n")) == (1, 1)
+    assert error.startswith(f"error: OpenVINO cannot read {graph}: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "no artefact is named"),
+        (["somewhere"], "no picture is named"),
+        (["somewhere", "a.jpg", "--top", "0"], "--top 0 does not fit: a whole number of at least 1 is wanted"),
+        (["somewhere", "a.jpg", "--precision", "f16"], "--precision f16 is not known here"),
+        (["somewhere", "a.jpg", "--csv"], "no option is called --csv"),
+        (["somewhere", "a.jpg", "--top"], "--top wants a value"),
+    ],
+)
+def test_a_wrong_command_line_has_an_exit_status_of_its_own(words, sentence, predict):
+    done = predict(*words)
+    assert done.returncode == 2
+    assert sentence in done.stderr.decode()
+
+
+def test_the_benchmark_measures_every_quantity(predict, packed, jpegs):
+    measured = json.loads(predict(packed.folder, "--bench", jpegs[0], "--json").stdout)
+    assert (measured.pop("model"), measured.pop("precision")) == ("tiny.random", "f32")
+    assert set(measured) == {"cold_start_ms", "latency_ms", "num_latencies", "throughput_per_s"}
+    assert min(measured.values()) > 0
