@@ -1,18 +1,22 @@
 # make demo    classify the sample photos with the built-in model (no torch)
 # make test    every test, with a coverage figure
 # make test-cpp build the C++ predictor and compare it with Python's
+# make test-edge convert for ncnn, MNN, ExecuTorch and LiteRT, and compare what their runtimes answer
 # make check   format, lint, types, floors
 # make parity  the publishers' own code against ours; parity-large: their nets above 100 million parameters
 # make docs    renew the generated tables
 # make builtin train the built-in model, or go on with it, and export it
+# make bench-engines time our engines and others' in one run; make docs renews docs/deployment.md
 # make ideas   train small nets of equal cost, two at a time, or go on with them; make docs renews docs/ideas.md
 
 PYTHON ?= python3
 DEMO := .venv-demo
 DEV := .venv
-INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+EDGE := .venv-edge
+PIP := -m pip install --quiet --disable-pip-version-check --constraint
+INSTALL := $(PIP) constraints.txt
 
-.PHONY: demo test test-cpp check format publishers parity parity-large docs counts builtin ideas clean
+.PHONY: demo test test-cpp test-edge check format publishers parity parity-large docs counts builtin ideas bench-engines clean
 
 demo: $(DEMO)/ready
 	$(DEMO)/bin/anabranch classify src/anabranch/builtin/samples
@@ -23,6 +27,10 @@ test: $(DEV)/ready
 
 test-cpp: $(DEV)/ready
 	OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest tests/cpp -m cpp
+
+# their makers' warnings are not ours to mend
+test-edge: $(EDGE)/ready
+	OMP_NUM_THREADS=1 $(EDGE)/bin/python -m pytest tests/edge -m edge -p no:anyio -o filterwarnings=
 
 check: $(DEV)/ready
 	$(DEV)/bin/ruff format --check .
@@ -48,6 +56,7 @@ docs: $(DEV)/ready
 	$(DEV)/bin/python -m anabranch.report docs/zoo.md
 	PYTHONPATH=tests $(DEV)/bin/python -m parity.page docs/parity.md
 	$(DEV)/bin/python -m anabranch.report.ideas results/ideas.jsonl docs/ideas.md
+	$(DEV)/bin/python -m anabranch.report.measured results docs
 
 counts: $(DEV)/ready
 	$(DEV)/bin/python -m anabranch.nets.count
@@ -61,8 +70,11 @@ builtin: $(DEV)/ready
 ideas: $(DEV)/ready
 	OMP_NUM_THREADS=1 $(DEV)/bin/python benchmarks/ideas.py results/ideas.jsonl 2
 
+bench-engines: publishers
+	PYTHONPATH=tests $(DEV)/bin/python benchmarks/engines.py 7 results/engines.jsonl
+
 clean:
-	rm -rf $(DEMO) $(DEV) .venv-parity build dist .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(DEMO) $(DEV) $(EDGE) .venv-parity build dist .coverage .mypy_cache .pytest_cache .ruff_cache
 
 $(DEMO)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEMO)
@@ -73,4 +85,10 @@ $(DEMO)/ready: pyproject.toml constraints.txt
 $(DEV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/python $(INSTALL) --editable '.[dev]'
+	touch $@
+
+# converters that pin what the others do not have
+$(EDGE)/ready: pyproject.toml constraints-edge.txt
+	$(PYTHON) -m venv $(EDGE)
+	$(EDGE)/bin/python $(PIP) constraints-edge.txt --editable '.[torch,edge,executorch,litert,tensorrt]' pytest
 	touch $@

@@ -1,14 +1,16 @@
 """How fast training goes: beside a plain loop over a DataLoader, and beside forward, backward and step alone.
 
-    python benchmarks/training.py [ROUNDS] [RESULTS.jsonl]
+    python benchmarks/training.py speed [ROUNDS] [RESULTS.jsonl]
+    python benchmarks/training.py cost [ROUNDS] [RESULTS.jsonl]
 
-`anabranch train` and the plain loop take the same net through recipes/classic.toml on the same JPEGs: random-resized
-bilinear crops and flips, a batch of 16 at 224 px, two workers, as many threads as there are cores. The plain loop is
-what one writes with PyTorch and Pillow; as in timm, its loader hands over bytes, which are normalised a batch at a
-time. "no net" is the pictures alone. Both take turns, round after round, each time in a process of its own.
+speed: `anabranch train` and the plain loop take the same net through recipes/classic.toml on the same JPEGs:
+random-resized bilinear crops and flips, a batch of 16 at 224 px, two workers, as many threads as there are cores. The
+plain loop is what one writes with PyTorch and Pillow; as in timm, its loader hands over bytes, which are normalised a
+batch at a time. "no net" is the pictures alone. Both take turns, round after round, each time in a process of its own.
 
-The loop's own cost is measured within one process: after each of its steps comes one of the same net on a batch that
-lies there already. Its pictures are arrays in memory, so that no decoder counts.
+cost: the loop's own, measured within one process: after each of its steps comes one of the same net on a batch that
+lies there already. Its pictures are arrays in memory, so that no decoder counts. The median of the ratios counts, of
+many steps, because on a shared machine two steps that follow one another differ by a tenth.
 
 Printed and recorded: medians over all rounds, ranges, and the ratio of medians.
 """
@@ -48,7 +50,7 @@ NETS = ("resnext50_32x4d", "seresnext50_32x4d", "res2net50_26w_4s")
 NO_NET = "no net"
 LOOPS = {"the built-in model": "fashion-mnist", "resnext50_32x4d": "classic"}  # and its recipe
 BATCH, SIDE_PX, CLASSES, WORKERS = 16, 224, 8, 2
-STEPS, WARM_STEPS = 6, 2
+STEPS, COST_STEPS, WARM_STEPS = 6, 24, 2
 PHOTOS = (STEPS + WARM_STEPS) * BATCH * 5 // 4  # of which a fifth is held out
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -73,7 +75,7 @@ def write_arrays(folder: Path) -> None:
     """The IDX files of as many grey pictures, of which the same few are tested on."""
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for prefix, count in (("train", PHOTOS), ("t10k", BATCH)):
+    for prefix, count in (("train", (COST_STEPS + WARM_STEPS) * BATCH), ("t10k", BATCH)):
         pictures = rng.integers(0, 256, (count, SIDE_PX, SIDE_PX), np.uint8)
         head = struct.pack(">IIII", 0x803, *pictures.shape)
         (folder / f"{prefix}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
@@ -194,7 +196,7 @@ def loop_and_bare(recipe_name: str, arrays: Path, scratch: Path) -> tuple[list[f
         wanted.append(f"optimise.batch={BATCH}")
         wanted.append('data.class_names=["0","1","2","3","4","5","6","7","8","9"]')
     else:
-        wanted.append(f"optimise.steps_per_epoch={3 * (STEPS + WARM_STEPS)}")
+        wanted.append(f"optimise.steps_per_epoch={COST_STEPS + WARM_STEPS}")
     recipe = read_recipe(ROOT / f"recipes/{recipe_name}.toml", pictures=arrays if photos else None, overrides=wanted)
     bare = Bare(recipe, recipe.steps.batch)
     seconds: tuple[list[float], list[float]] = ([], [])
@@ -232,37 +234,40 @@ def spread(figures: list[float], digits: int) -> dict[str, float]:
     }
 
 
-def table(rounds: int, folder: Path) -> dict[str, Any]:
-    photos, arrays = folder / "photos", folder / "arrays"
+def speed_table(rounds: int, photos: Path) -> dict[str, Any]:
     write_photos(photos)
-    write_arrays(arrays)
     speeds: dict[tuple[str, str], list[float]] = {}
-    costs: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in LOOPS}
     for _ in range(rounds):
         for net_name in (*NETS, NO_NET):
             for side in ("anabranch", "plain"):
                 speed = in_a_process_of_its_own("speed", side, net_name, str(photos))
                 speeds.setdefault((net_name, side), []).append(speed)
                 print(f"{net_name}, {side}: {speed:.2f} pictures/s", file=sys.stderr, flush=True)
-        for name, recipe_name in LOOPS.items():
-            for kept, seconds in zip(
-                costs[name], in_a_process_of_its_own("cost", recipe_name, str(arrays)), strict=True
-            ):
-                kept.extend(seconds)
-
-    told: dict[str, Any] = {"pictures_per_s": {}, "loop_over_bare": {}}
+    told: dict[str, Any] = {}
     for net_name in (*NETS, NO_NET):
         ours, plain = (speeds[net_name, side] for side in ("anabranch", "plain"))
         middle, plainly = statistics.median(ours), statistics.median(plain)
         row = {"anabranch": spread(ours, 2), "plain": spread(plain, 2), "ratio": round(middle / plainly, 3)}
-        told["pictures_per_s"][net_name] = row
+        told[net_name] = row
         print(f"{net_name:20} {middle:8.2f} pictures/s, plain {plainly:8.2f}: {middle / plainly:.2f}x")
+    return {"what": "training speed", "pictures_per_s": told}
+
+
+def cost_table(rounds: int, arrays: Path) -> dict[str, Any]:
+    write_arrays(arrays)
+    costs: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in LOOPS}
+    for _ in range(rounds):
+        for name, recipe_name in LOOPS.items():
+            met = in_a_process_of_its_own("cost", recipe_name, str(arrays))
+            for kept, seconds in zip(costs[name], met, strict=True):
+                kept.extend(seconds)
+    told: dict[str, Any] = {}
     for name, (loop, bare) in costs.items():
         own = statistics.median(a / b for a, b in zip(loop, bare, strict=True)) - 1
         row = {"loop_s": spread(loop, 4), "bare_s": spread(bare, 4), "own_cost": round(own, 4), "steps": len(loop)}
-        told["loop_over_bare"][name] = row
+        told[name] = row
         print(f"{name:20} {statistics.median(loop):8.4f} s a step, bare {statistics.median(bare):.4f}: {own:+.1%}")
-    return told
+    return {"what": "training loop's own cost", "loop_over_bare": told}
 
 
 def main() -> None:
@@ -271,13 +276,15 @@ def main() -> None:
             print(json.dumps(side_by_side(side, net_name, Path(photos), Path(scratch))))
         case ["measure", "cost", recipe_name, arrays, scratch]:
             print(json.dumps(loop_and_bare(recipe_name, Path(arrays), Path(scratch))))
-        case arguments:
+        case ["speed" | "cost" as what, *arguments]:
             rounds = int(arguments[0]) if arguments else 3
             with tempfile.TemporaryDirectory() as folder:
-                told = table(rounds, Path(folder))
+                told = (speed_table if what == "speed" else cost_table)(rounds, Path(folder) / "pictures")
             if len(arguments) > 1:
                 settings = {"batch": BATCH, "size_px": SIDE_PX, "threads": torch.get_num_threads(), "workers": WORKERS}
-                record(Path(arguments[1]), {"what": "training speed", "rounds": rounds, **settings, **told})
+                record(Path(arguments[1]), {**told, "rounds": rounds, **settings})
+        case _:
+            sys.exit(__doc__)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,8 @@ def photos(tmp_path):
 def answering(predictor, change, **card):
     """The predictor with its logits changed."""
     card = replace(predictor.card, **card)
-    return SimpleNamespace(card=card, engine="changed", predict=lambda pixels: change(predictor.predict(pixels)))
+    told = {"card": card, "engine": "changed", "streams": 1}
+    return SimpleNamespace(**told, predict=lambda pixels: change(predictor.predict(pixels)))
 
 
 def test_two_engines_of_one_net_agree_on_all_pictures_that_can_be_read(packed, photos):

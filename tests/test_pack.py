@@ -275,3 +275,20 @@ def test_without_onnx_runtime_its_files_are_left_out_and_asked_for_they_are_refu
     with pytest.raises(MissingExtra, match=r"pip install 'anabranch\[onnxruntime\]'"):
         pack(exported, tmp_path / "b", **GIVEN, formats=["onnx"])
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [
+        ("tensorrt", "tensorrt_rtx", "tensorrt"),
+        ("ncnn", "ncnn", "edge"),
+        ("mnn", "MNN", "edge"),
+        ("executorch", "executorch", "executorch"),
+        ("litert", "ai_edge_litert", "litert"),
+    ],
+)
+def test_a_format_whose_engine_is_absent_says_how_to_install_it(net, tmp_path, monkeypatch, name, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed, wherever this runs
+    with pytest.raises(MissingExtra, match=rf"this needs {module}, .* pip install 'anabranch\[{extra}\]'"):
+        pack(net, tmp_path / "out", formats=[name], **GIVEN)
+    assert not (tmp_path / "out").exists()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from anabranch.checkpoints.load import load
     from anabranch.nets.count import count
     from anabranch.nets.net import build
+    from anabranch.runtimes.any_size import open_any_size
+    from anabranch.runtimes.backbone import open_backbone
     from anabranch.runtimes.open import builtin, open_model
 
 _LAZY = {  # importing anabranch imports neither torch nor an engine
@@ -22,6 +24,8 @@ _LAZY = {  # importing anabranch imports neither torch nor an engine
     "count": "anabranch.nets.count",
     "identify": "anabranch.checkpoints.identify",
     "load": "anabranch.checkpoints.load",
+    "open_any_size": "anabranch.runtimes.any_size",
+    "open_backbone": "anabranch.runtimes.backbone",
     "open_model": "anabranch.runtimes.open",
 }
 
@@ -37,6 +41,8 @@ __all__ = [
     "count",
     "identify",
     "load",
+    "open_any_size",
+    "open_backbone",
     "open_model",
 ]
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # a card is read without numpy
     from numpy.typing import NDArray
 
 CARD_VERSION = 1
+FEATURES = "features"  # beside the precisions of a format: the graph that gives feature maps, in f32
+ANY_SIZE = {"f32": "any-size", "int8": "any-size-int8"}  # and OpenVINO's that resize and crop by themselves
 
 Value = TypeVar("Value")
 
@@ -84,8 +86,9 @@ class Card:
     labels: tuple[str, ...]
     multi_label: bool = False  # a picture shows any number of them: each logit answers for itself
     preprocess: Preprocess
-    graphs: Mapping[str, Mapping[str, Graph]]  # format -> precision -> files
-    agreement: Mapping[str, Mapping[str, Agreement]]  # engine -> precision -> against the net, at export
+    graphs: Mapping[str, Mapping[str, Graph]]  # format -> precision, FEATURES or one of ANY_SIZE -> files
+    # at export, engine -> the same -> against the net; of ANY_SIZE against the same graph on pictures resized outside
+    agreement: Mapping[str, Mapping[str, Agreement]]
     accuracy: Mapping[str, Mapping[str, Accuracy]] = field(default_factory=dict)  # the same, and "net" itself in f32
     pictures: str  # what these were measured on
     versions: Mapping[str, str]  # of what made it

@@ -30,10 +30,13 @@ model_option = click.option(
 
 
 def engine_options(verb: Verb) -> Verb:
-    """--engine, --precision and --threads; the engine itself says which of them it knows."""
+    """--engine, --precision, --threads and --streams; the engine itself says which of them it knows."""
+    verb = click.option(
+        "--streams", type=int, metavar="N", help="Batches at once.  [default: 1 a thread for many pictures]"
+    )(verb)
     verb = click.option("--threads", type=int, metavar="N", help="Processor threads.  [default: all cores]")(verb)
     verb = click.option("--precision", help="What the engine computes in.  [default: f32 where there is that]")(verb)
-    return click.option("--engine", default="openvino", show_default=True, help="openvino or onnxruntime.")(verb)
+    return click.option("--engine", default="openvino", show_default=True, help="What computes.")(verb)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -162,6 +165,8 @@ def convert(
 @model_option
 @click.option("--top", default=5, show_default=True, metavar="K", help="Classes shown for each picture.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write a row for each picture to FILE; - for standard output.")
+@click.option("--resume", is_flag=True, help="Go on with the FILE of --csv where a run was stopped.")
+@click.option("--scaled-decode", "scaled", is_flag=True, help="Decode large JPEGs smaller: sooner, and not exact.")
 @engine_options
 @json_option
 def classify(
@@ -169,9 +174,12 @@ def classify(
     model: str | None,
     top: int,
     csv_file: str | None,
+    resume: bool,
+    scaled: bool,
     engine: str,
     precision: str | None,
     threads: int | None,
+    streams: int | None,
     json: bool,
 ) -> int:
     """Say what is in each IMAGE: files, folders, patterns, or - for a picture on standard input.
@@ -183,8 +191,12 @@ def classify(
 
     if json and csv_file is not None:
         raise UsageError("--json and --csv are two forms of one answer; give one of them")
-    predictor = open_named(model, engine=engine, precision=precision, threads=threads)
-    return classify.run(predictor, images, top=top, json=json, csv_file=csv_file)
+    if resume and csv_file in (None, "-"):
+        raise UsageError("--resume goes on with the file of --csv; name one")
+    sources = classify.sources_of(images)
+    many = len(sources) >= classify.MANY
+    predictor = open_named(model, engine=engine, precision=precision, threads=threads, streams=streams, many=many)
+    return classify.run(predictor, sources, top=top, json=json, csv_file=csv_file, resume=resume, scaled=scaled)
 
 
 @app.command()
@@ -204,6 +216,7 @@ def evaluate(
     engine: str,
     precision: str | None,
     threads: int | None,
+    streams: int | None,
     json: bool,
 ) -> int:
     """Measure top-1 and top-5 of a model on the labelled pictures of DATA, or mAP and F1 of one of several labels each.
@@ -213,7 +226,7 @@ def evaluate(
     from anabranch.verbs import evaluate
     from anabranch.verbs.models import open_named
 
-    predictor = open_named(model, engine=engine, precision=precision, threads=threads)
+    predictor = open_named(model, engine=engine, precision=precision, threads=threads, streams=streams, many=True)
     return evaluate.run(predictor, data, split=split, labels=labels, json=json, results=results)
 
 
@@ -356,8 +369,8 @@ def duplicates(
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(["openvino", "onnx"]),
-    help="Files to write; may be given again.  [default: all that an installed engine reads]",
+    type=click.Choice(["openvino", "onnx", "ncnn", "mnn", "executorch", "litert"]),
+    help="Files to write; may be given again.  [default: openvino, and onnx where ONNX Runtime is installed]",
 )
 @click.option(
     "--stored",
@@ -385,6 +398,17 @@ def duplicates(
     metavar="PERCENT",
     help="Refuse bf16 and int8 that change more top-1 answers than this.",
 )
+@click.option("--layers", metavar="FILE", help="Write the error of each layer in int8 to a CSV file.")
+@click.option("--backbone", is_flag=True, help="Add the graph of the net's features, for pictures of any size.")
+@click.option("--any-size", is_flag=True, help="Add OpenVINO graphs that resize and crop, for pictures as decoded.")
+@click.option(
+    "--deploy",
+    "servers",
+    multiple=True,
+    metavar="SERVER",
+    help="Add the repository of a model server: triton, ovms or kserve; may be given again.",
+)
+@click.option("--storage-uri", metavar="URI", help="Where KServe is to fetch its repository from.")
 @click.option("--overwrite", is_flag=True, help="Replace an artefact that is there.")
 @json_option
 def export(
@@ -397,6 +421,11 @@ def export(
     calibrate: str | None,
     split: str | None,
     max_flips: float,
+    layers: str | None,
+    backbone: bool,
+    any_size: bool,
+    servers: tuple[str, ...],
+    storage_uri: str | None,
     overwrite: bool,
     json: bool,
 ) -> int:
@@ -416,6 +445,11 @@ def export(
         calibrate=calibrate,
         split=split,
         max_flips=max_flips,
+        layers=layers,
+        backbone=backbone,
+        any_size=any_size,
+        servers=servers,
+        storage_uri=storage_uri,
         overwrite=overwrite,
         json=json,
     )

@@ -240,6 +240,20 @@ def test_costlier_forms_have_lower_limits(make_photo):
         decode(progressive, max_pixels=1199)
 
 
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize(
+    ("size", "at_least", "factor"),
+    [((600, 401), 200, 2), ((600, 399), 200, 1), ((817, 1003), 100, 8), ((817, 799), 200, 2), ((817, 800), 200, 4)],
+)
+def test_a_large_jpeg_is_decoded_smaller_where_asked(make_photo, subsampling, size, at_least, factor):
+    data = jpeg(make_photo(*size), quality=90, subsampling=subsampling)
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("RGB", (size[1] // factor, size[0] // factor))
+        image.load()
+        np.testing.assert_array_equal(decode(data, at_least_px=at_least), np.asarray(image))
+        assert decode(data, at_least_px=at_least).shape == (-(-size[0] // factor), -(-size[1] // factor), 3)
+
+
 def test_a_file_that_is_no_file_is_refused_by_name(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     with pytest.raises(ImageError, match=r"folder\.jpg: this is a folder"):

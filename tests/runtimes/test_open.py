@@ -4,12 +4,17 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from anabranch.errors import ArtefactError, UsageError
 from anabranch.runtimes import ENGINES, builtin, open_model
+
+EVERYDAY = [name for name, each in ENGINES.items() if each.everyday]  # tests/edge has the others
 
 
 @pytest.fixture
@@ -38,6 +43,44 @@ def test_threads_below_one_are_refused(packed, threads):
         open_model(packed.folder, threads=threads)
 
 
+def test_more_streams_than_threads_are_refused(packed):
+    with pytest.raises(UsageError, match="streams = 3 does not fit: there are 2 threads to share"):
+        open_model(packed.folder, threads=2, streams=3)
+
+
+def test_streams_of_an_engine_that_knows_none_are_refused(folder):
+    with pytest.raises(UsageError, match="ncnn answers one caller after the other; openvino, onnxruntime know streams"):
+        open_model(folder, engine="ncnn", threads=2, streams=2)
+
+
+@pytest.mark.parametrize("engine", EVERYDAY)
+def test_streams_answer_several_callers_as_one_is_answered(packed, engine):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 33, 33, 3), dtype=np.uint8)
+    wanted = open_model(packed.folder, engine=engine).predict(pixels)
+    shared = open_model(packed.folder, engine=engine, threads=2, streams=2)
+    assert shared.streams == 2
+    with ThreadPoolExecutor(4) as callers:
+        met = np.concatenate(list(callers.map(shared.predict, np.split(pixels, 20))))
+    np.testing.assert_allclose(met, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("engine", "provider"),
+    [("onnxruntime-cuda", "CUDAExecutionProvider"), ("onnxruntime-tensorrt", "TensorrtExecutionProvider")],
+)
+def test_a_provider_that_is_not_here_is_no_reason_to_take_the_cpu_in_silence(packed, engine, provider, monkeypatch):
+    if provider in onnxruntime.get_available_providers():
+        pytest.skip("it is here")
+    with pytest.raises(UsageError, match=f"offers no {provider}; install onnxruntime-gpu"):
+        open_model(packed.folder, engine=engine)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider])  # but its libraries are not
+    with (
+        pytest.warns(UserWarning, match="available provider"),
+        pytest.raises(UsageError, match=f"offers no {provider}"),
+    ):
+        open_model(packed.folder, engine=engine)
+
+
 def test_an_engine_that_the_artefact_has_no_files_for_is_said(folder):
     card = json.loads((folder / "card.json").read_text())
     del card["graphs"]["onnx"]
@@ -62,7 +105,20 @@ def test_a_file_that_the_engine_cannot_read_is_named(folder, engine, name):
         open_model(folder, engine=engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("relative", [True, False])
+def test_weights_outside_the_folder_are_never_read(folder, tmp_path, relative):
+    model = onnx.load(folder / "f32.onnx")
+    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    (tmp_path / "elsewhere.bin").write_bytes(weight.raw_data)
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../elsewhere.bin" if relative else str(tmp_path / "elsewhere.bin"))
+    describe_anew(folder, "f32.onnx", model.SerializeToString())
+    with pytest.raises(ArtefactError, match=r"cannot read .*f32.onnx: .*(escapes model directory|Absolute path)"):
+        open_model(folder, engine="onnxruntime")
+
+
+@pytest.mark.parametrize("engine", EVERYDAY)
 def test_a_graph_of_another_shape_than_the_card_says_is_refused(folder, engine):
     card = json.loads((folder / "card.json").read_text())
     card["preprocess"]["crop_px"] = 32
@@ -87,7 +143,7 @@ def test_a_lacking_builtin_model_is_said(monkeypatch):
         builtin()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERYDAY)
 def test_opening_and_answering_imports_no_torch(packed, engine):
     code = f"""
 import sys

@@ -20,8 +20,9 @@ class Brightness:
 
     card = SimpleNamespace(labels=LABELS, multi_label=False, preprocess=lambda picture: picture[:1, :1])
 
-    def __init__(self):
+    def __init__(self, streams=1):
         self.batches = []
+        self.streams = streams
 
     def predict(self, pixels):
         self.batches.append(len(pixels))
@@ -102,7 +103,8 @@ def test_the_first_answer_does_not_wait_for_the_second_picture():
     assert next(answers).name == "held"
 
 
-def test_no_more_pictures_are_taken_than_the_window_holds():
+@pytest.mark.parametrize("streams", [1, 3])
+def test_no_more_pictures_are_taken_than_the_window_holds(streams):
     taken = []
 
     def endless():
@@ -110,18 +112,53 @@ def test_no_more_pictures_are_taken_than_the_window_holds():
             taken.append(1)
             yield grey(1)
 
-    answers = answer(Brightness(), endless(), batch=4, workers=2)
+    answers = answer(Brightness(streams), endless(), batch=4, workers=2)
     for _ in range(50):
         next(answers)
     answers.close()
-    assert len(taken) <= 50 + 2 * 4 + 2 + 4
+    assert len(taken) <= 50 + (streams + 3) * 4 + 2
 
 
 def test_no_thread_is_left_behind_by_a_reader_who_stops():
     answers = answer(Brightness(), [grey(i) for i in range(100)], workers=3)
     next(answers)
     answers.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "infer"))]
+
+
+def test_all_streams_are_asked_at_once_and_the_order_stays():
+    together = threading.Barrier(3, timeout=10)
+
+    class Three(Brightness):
+        def predict(self, pixels):
+            together.wait()
+            return super().predict(pixels)
+
+    names = [f"grey {level}" for level in range(24)]
+    answers = answer(Three(streams=3), [grey(level) for level in range(24)], batch=1)
+    assert [one.name for one in answers] == names
+
+
+def test_an_answer_that_is_ready_does_not_wait_for_another_stream_s_pictures():
+    late = threading.Event()
+
+    def held():
+        assert late.wait(timeout=10), "the first answer never came"
+        return np.zeros((1, 1, 3), np.uint8)
+
+    answers = answer(Brightness(streams=3), [grey(1), Picture("held", held)], workers=2)
+    assert next(answers).name == "grey 1"
+    late.set()
+    assert next(answers).name == "held"
+
+
+def test_a_mistake_within_the_engine_reaches_the_caller():
+    class Failing(Brightness):
+        def predict(self, pixels):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(answer(Failing(streams=2), [grey(1)]))
 
 
 def test_no_pictures_give_no_answers():

@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from anabranch.images.decode import decode
 from anabranch.images.preprocess import Preprocess
+from anabranch.runtimes import open_model, softmax
 
 INPUT = Preprocess(crop_px=33, resize_px=40, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
 LABELS = ["ant", "bee", "cat", "dög", "eel"]
@@ -94,6 +96,59 @@ def test_csv_leaves_what_it_may_not_replace(anabranch, packed, photos, tmp_path)
     assert Path("/dev/null").is_char_device()
 
 
+def test_a_killed_run_is_gone_on_with_and_no_picture_comes_twice(anabranch, packed, tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "many").mkdir()
+    for index in range(400):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"many/{index:03}.png")
+    (tmp_path / "many/200.png").write_bytes(b"no picture")
+    (tmp_path / 'many/a "name",\nin two lines.png').write_bytes((tmp_path / "many/000.png").read_bytes())
+    arguments = ["classify", str(tmp_path / "many"), "-m", str(packed.folder), "--csv"]
+    assert anabranch(*arguments, tmp_path / "whole.csv").status == 1
+
+    killed = subprocess.Popen([sys.executable, "-m", "anabranch", *arguments, str(tmp_path / "out.csv")])
+    while not (kept := [path for path in tmp_path.glob("out.csv.*.part") if path.stat().st_size > 8000]):
+        assert killed.poll() is None
+    killed.kill()
+    killed.wait()
+    assert not (tmp_path / "out.csv").exists()
+
+    refused = anabranch(*arguments, tmp_path / "out.csv")
+    assert (refused.status, "--resume goes on with them" in refused.err) == (2, True)
+    other = anabranch(*arguments, tmp_path / "out.csv", "--resume", "--top", 2)
+    assert (other.status, "another model or other options" in other.err) == (2, True)
+    scaled = anabranch(*arguments, tmp_path / "out.csv", "--resume", "--scaled-decode")
+    assert (scaled.status, "another model or other options" in scaled.err) == (2, True)
+    before = kept[0].read_bytes().count(b"\n") - 1
+    done = anabranch(*arguments, tmp_path / "out.csv", "--resume")
+    assert f"holds {before} rows" in done.err
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not list(tmp_path.glob("*.part"))
+    again = anabranch(*arguments, tmp_path / "out.csv", "--resume")
+    assert (again.status, "out.csv is complete" in again.err) == (2, True)
+
+
+def test_scaled_decoding_answers_for_the_pixels_of_a_smaller_jpeg(anabranch, packed, tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((640, 480))
+    coarse.save(tmp_path / "large.jpg")
+    with Image.open(tmp_path / "large.jpg") as image:
+        image.draft("RGB", (160, 120))  # a quarter: 120 is at least twice the 40 that the card resizes to
+        smaller = packed_answer(packed, np.asarray(image))
+        assert image.size == (160, 120)
+    exact = packed_answer(packed, decode(tmp_path / "large.jpg"))
+    assert max(abs(exact[each] - smaller[each]) for each in exact) > 1e-5
+    for words, wanted in (([], exact), (["--scaled-decode"], smaller)):
+        told = json.loads(anabranch("classify", tmp_path / "large.jpg", "-m", packed.folder, "--json", *words).out)
+        met = {each["class"]: each["probability"] for each in told[0]["guesses"]}
+        assert met == pytest.approx(wanted, abs=2e-6)
+
+
+def packed_answer(packed, picture: np.ndarray) -> dict[int, float]:
+    model = open_model(packed.folder)
+    return dict(enumerate(softmax(model.predict(model.card.preprocess(picture)[None]))[0]))
+
+
 def test_a_name_that_is_no_text_is_written_with_backslashes(anabranch, packed, photos, tmp_path) -> None:
     (photos / "a.png").rename(os.fsdecode(os.fsencode(photos) + b"/\xff.png"))
     assert anabranch("classify", photos, "-m", packed.folder, "--csv", tmp_path / "out.csv").status == 0
@@ -147,6 +202,7 @@ def test_both_engines_answer_alike(anabranch, packed, photos, engine) -> None:
         (["nowhere.jpg"], "nowhere.jpg: no such file or folder"),
         (["-", "-"], "give - once"),
         (["--json", "--csv", "x.csv", "."], "two forms of one answer"),
+        (["--resume", "PHOTO"], "--resume goes on with the file of --csv"),
         (["--top", "0", "PHOTO"], "top = 0 does not fit"),
         (["--threads", "0", "PHOTO"], "threads = 0 does not fit"),
         (["--engine", "openvin", "PHOTO"], "the nearest is openvino"),

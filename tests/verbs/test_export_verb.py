@@ -60,3 +60,41 @@ def test_classes_that_the_model_does_not_know_are_told_on_standard_error(
     assert "warning: " in done.err
     assert "no accuracy is measured: the set has 2 classes and the model 5" in done.err
     assert "accuracy" not in json.loads((tmp_path / "out/card.json").read_text())
+
+
+def test_the_error_of_each_layer_is_written_even_where_the_export_is_refused(
+    anabranch, checkpoint, photos, tmp_path
+) -> None:
+    words = ["--precision", "int8", "--calibrate", photos, "--layers", str(tmp_path / "layers.csv")]
+    refused = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), *words, "--max-flips", "0")
+    rows = (tmp_path / "layers.csv").read_text().splitlines()
+    assert rows[0] == "layer,operation,own error,grown error"
+    assert rows[-1].startswith("net.head,Gemm,")
+    assert (tmp_path / "out").exists() == (refused.status == 0)
+    other = anabranch("export", checkpoint, "-o", str(tmp_path / "new"), "--layers", str(tmp_path / "layers.csv"))
+    assert (other.status, "ask for --precision int8 too" in other.err) == (2, True)
+
+
+def test_a_repository_lies_in_the_artefact_and_is_named(anabranch, checkpoint, tmp_path) -> None:
+    done = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), "--format", "onnx", "--deploy", "triton")
+    assert done.status == 0, done.err
+    assert f"{tmp_path / 'out/deploy/triton'} is ready for triton" in done.out
+    assert (tmp_path / "out/deploy/triton/tiny/config.pbtxt").is_file()
+
+
+def test_a_server_that_lacks_its_format_is_refused_before_anything_is_made(anabranch, checkpoint, tmp_path) -> None:
+    done = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), "--format", "onnx", "--deploy", "ovms")
+    assert done.status == 2
+    assert "ovms is given openvino files" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_graphs_of_any_size_are_measured_and_given_to_servers(anabranch, checkpoint, tmp_path) -> None:
+    words = ["--format", "openvino", "--any-size", "--deploy", "ovms"]
+    done = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), *words)
+    assert done.status == 0, done.err
+    card = json.loads((tmp_path / "out/card.json").read_text())
+    said = card["agreement"]["openvino"]["any-size"]
+    assert f"openvino any-size: at most {said['max_abs']:.2g} from pictures resized outside, on logits up" in done.out
+    served = tmp_path / "out/deploy/ovms/tiny-any-size/1/any-size.xml"
+    assert served.read_bytes() == (tmp_path / "out/any-size.xml").read_bytes()

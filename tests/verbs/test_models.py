@@ -85,6 +85,7 @@ def test_a_runs_folder_is_told_with_its_result(anabranch, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/new").mkdir(parents=True)
     (tmp_path / "runs/new/recipe.json").touch()
+    (tmp_path / "photo.png").touch()
     done = anabranch(*verb, "runs/new")
     assert (done.status, done.err) == (2, "error: runs/new is a run's folder; it has no result yet\n")
     (tmp_path / "runs/new/model.safetensors").touch()

@@ -18,28 +18,34 @@ from anabranch.export.onnx import INPUT
 _BATCH = 8
 
 
-def write_int8(f32: Path, path: Path, pixels: NDArray[np.uint8]) -> list[str]:
+def write_int8(f32: Path, path: Path, pixels: NDArray[np.uint8], *, symmetric: bool = False) -> list[str]:
     """Write the ONNX file `path`: that of `f32`, with QuantizeLinear and DequantizeLinear around what becomes INT8.
 
     pixels: (M, S, S, 3), pictures of the kind that will be asked about; a few hundred show the ranges. Weights become
-    s8 and activations u8: after a ReLU, s8 would leave half of its levels unused. Gives the names of the files written.
-    Raises MissingExtra.
+    s8 and activations u8: after a ReLU, s8 would leave half of its levels unused. `symmetric`: activations of s8 around
+    zero, and biases in f32, which is what TensorRT knows. Gives the names of the files written. Raises MissingExtra.
     """
     onnxruntime()
     quantization = importlib.import_module("onnxruntime.quantization")
-    beyond_protobuf = any(f32.parent.glob(f"{f32.name}.data"))  # the limit of one message
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".int8.") as scratch:
-        prepared = Path(scratch) / "prepared.onnx"
-        quantization.quant_pre_process(f32, prepared, save_as_external_data=beyond_protobuf)
         quantization.quantize_static(
-            prepared,
+            prepare(f32, Path(scratch) / "prepared.onnx"),
             path,
             _Pictures(pixels),
             per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
+            activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            extra_options={"ActivationSymmetric": True, "QuantizeBias": False} if symmetric else {},
         )
     return [path.name]
+
+
+def prepare(f32: Path, path: Path) -> Path:
+    """Write the f32 graph with the names that its INT8 twin has, and give its path."""
+    beyond_protobuf = any(f32.parent.glob(f"{f32.name}.data"))  # the limit of one message
+    quantization = importlib.import_module("onnxruntime.quantization")
+    quantization.quant_pre_process(f32, path, save_as_external_data=beyond_protobuf)
+    return path
 
 
 class _Pictures:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from anabranch.export.fold import folded, folded_tensors, hollow
-from anabranch.export.graph import PixelsToLogits
+from anabranch.export.graph import PixelsToFeatures, PixelsToLogits
 
 OPSET = 20
-INPUT, OUTPUT = "pixels", "logits"
+INPUT, OUTPUT, EMBEDDING = "pixels", "logits", "embedding"
 
 # A protobuf message ends at 2 GB; the weights of larger nets go into a file beside it, named like it with ".data".
 EXTERNAL_DATA_FROM_BYTES = 1_500_000_000
@@ -26,11 +26,12 @@ EXTERNAL_DATA_FROM_BYTES = 1_500_000_000
 _ALIGNMENT_BYTES = 1 << 16
 
 
-def write_onnx(graph: PixelsToLogits, path: Path, *, size_px: int) -> list[str]:
+def write_onnx(graph: PixelsToLogits | PixelsToFeatures, path: Path, *, size_px: int) -> list[str]:
     """Write `graph`, folded, for pixels (batch, size_px, size_px, 3), any batch. Gives the names of the files written.
 
-    Input "pixels", output "logits", checked by onnx itself. `graph` stays as it is, and of a net whose weights lie in
-    a file of their own no second copy is made: only one tensor at a time.
+    Input "pixels", output "logits", checked by onnx itself; features are for pixels of any size, and have the outputs
+    `feature_names`. `graph` stays as it is, and of a net whose weights lie in a file of their own no second copy is
+    made: only one tensor at a time.
     """
     weights = dict(folded_tensors(graph))
     with torch.no_grad(), _quiet():
@@ -49,17 +50,26 @@ def write_onnx(graph: PixelsToLogits, path: Path, *, size_px: int) -> list[str]:
     return [path.name] if data is None else [path.name, data]
 
 
-def _traced(graph: PixelsToLogits, size_px: int) -> torch.onnx.ONNXProgram:
+def feature_names(stages: int) -> list[str]:
+    return [*(f"stage{number}" for number in range(1, stages + 1)), EMBEDDING]
+
+
+def _traced(graph: PixelsToLogits | PixelsToFeatures, size_px: int) -> torch.onnx.ONNXProgram:
     """The program of a graph on the meta device; its initialisers carry the names of the state dict."""
     example = torch.empty(2, size_px, size_px, 3, dtype=torch.uint8, device="meta")  # of 1 it would make a constant
+    free = {0: "batch"}
+    names = [OUTPUT]
+    if isinstance(graph, PixelsToFeatures):
+        free |= {1: "height", 2: "width"}
+        names = feature_names(len(graph.net.stages))
     program = torch.onnx.export(
         graph,
         (example,),
         dynamo=True,
         opset_version=OPSET,
         input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamic_shapes={INPUT: {0: "batch"}},
+        output_names=names,
+        dynamic_shapes={INPUT: free},
         optimize=False,  # it looks at values, which are not there yet
         verbose=False,
     )
@@ -77,14 +87,17 @@ def _computed_when_written(name: str, compute: Callable[[], Tensor], value: ir.V
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what the exporter says to its own developers: FutureWarnings, and that torchvision is absent."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Hold back what the exporter says to its own developers: FutureWarnings, that torchvision is absent, sums of sizes
+    that it could not simplify."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -11,18 +11,29 @@ import torch
 from numpy.typing import NDArray
 
 from anabranch.artefact import described
-from anabranch.card import Graph
+from anabranch.card import ANY_SIZE, FEATURES, Graph
 from anabranch.disk import want_room
 from anabranch.errors import ExportError, UsageError, nearest
-from anabranch.export.graph import PixelsToLogits
+from anabranch.export.any_size import write_any_size
+from anabranch.export.eager import write_torch
+from anabranch.export.executorch import write_executorch
+from anabranch.export.graph import PixelsToFeatures, PixelsToLogits
 from anabranch.export.int8 import write_int8
+from anabranch.export.layers import write_layers
+from anabranch.export.litert import write_litert
+from anabranch.export.mnn import write_mnn
+from anabranch.export.ncnn import write_ncnn
 from anabranch.export.onnx import write_onnx
 from anabranch.export.openvino import write_openvino
+from anabranch.export.tensorrt import write_tensorrt
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import Net
 from anabranch.nets.store import tensors_sha256
 
-FORMATS = ("openvino", "onnx")
+FORMATS = ("openvino", "onnx", "tensorrt", "torch", "ncnn", "mnn", "executorch", "litert")
+IN_INT8 = ("openvino", "onnx", "tensorrt")
+
+_SHOWN_TO_LAYERS = 4  # pictures, all of whose activations are held at once
 STORED = ("f32", "f16")
 
 
@@ -31,28 +42,41 @@ def write_graphs(
     folder: Path,
     *,
     preprocess: Preprocess,
-    formats: Iterable[str] = FORMATS,
+    formats: Iterable[str],
     stored: str = "f32",
     precisions: Collection[str] = ("f32",),
     calibration: NDArray[np.uint8] | None = None,
+    layers: Path | None = None,
+    backbone: bool = False,
+    any_size: bool = False,
 ) -> dict[str, dict[str, Graph]]:
     """Write the graphs of `net` in each format, f32 or int8 or both, and give what the card says of the files.
 
-    `stored` = f16 halves OpenVINO's f32 files; an ONNX file always holds f32. What is int8 has its ranges from
-    `calibration`, pictures (M, S, S, 3). The net must be float32 on the CPU; it stays as it is, and a failure leaves
-    nothing in `folder`. Raises UsageError, ExportError, MissingExtra.
+    Formats that know no int8 are written in f32. `stored` = f16 halves OpenVINO's f32 files; all others hold f32. What
+    is int8 has its ranges from `calibration`, pictures (M, S, S, 3), on a few of which each of its layers' error is
+    measured for the file `layers`. `backbone` adds the graph of its features, `any_size` OpenVINO's graphs that
+    resize and crop. The net must be float32 on the CPU; it stays as it is, and a failure leaves nothing in `folder`.
+    Raises UsageError, ExportError, MissingExtra.
     """
     formats = known_formats(formats, stored)
     _check(net)
     weights_bytes = sum(tensor.nbytes for tensor in net.state_dict().values())  # in an ONNX file and one made of it
-    want_room(folder.parent, 2 * weights_bytes, error=ExportError, otherwise="choose another place")
+    want_room(
+        folder.parent,
+        (2 + 2 * backbone + any_size) * weights_bytes,
+        error=ExportError,
+        otherwise="choose another place",
+    )
     files: dict[str, dict[str, Graph]] = {name: {} for name in formats}
+    graph = PixelsToLogits(net, preprocess)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".graphs.") as scratch:
         made = Path(scratch)
-        onnx_files = {"f32": write_onnx(PixelsToLogits(net, preprocess), made / "f32.onnx", size_px=preprocess.crop_px)}
+        onnx_files = {"f32": write_onnx(graph, made / "f32.onnx", size_px=preprocess.crop_px)}
         if "int8" in precisions:
             assert calibration is not None
             onnx_files["int8"] = write_int8(made / "f32.onnx", made / "int8.onnx", calibration)
+            if layers is not None:
+                write_layers(made / "f32.onnx", made / "int8.onnx", calibration[:_SHOWN_TO_LAYERS], layers)
         for precision in precisions:
             names = onnx_files[precision]
             if "onnx" in formats:
@@ -61,10 +85,47 @@ def write_graphs(
                 kept = stored if precision == "f32" else precision
                 names = write_openvino(made / f"{precision}.onnx", made / f"{precision}.xml", stored=kept)
                 files["openvino"][precision] = Graph(kept, described(made, names))
+            if "tensorrt" in formats:
+                source = made / "f32.onnx"
+                names = []
+                if precision == "int8":
+                    assert calibration is not None
+                    source = made / "int8-tensorrt.onnx"  # kept: other engines run it where there is no GPU
+                    names = write_int8(made / "f32.onnx", source, calibration, symmetric=True)
+                names = [*write_tensorrt(source, made / f"{precision}.engine"), *names]
+                files["tensorrt"][precision] = Graph(precision, described(made, names))
+            if any_size:
+                path = made / f"{ANY_SIZE[precision]}.xml"
+                names = write_any_size(made / f"{precision}.xml", path, preprocess, halved=kept == "f16")
+                files["openvino"][ANY_SIZE[precision]] = Graph(kept, described(made, names))
+        if backbone:
+            names = write_onnx(PixelsToFeatures(net, preprocess), made / "features.onnx", size_px=preprocess.crop_px)
+            if "onnx" in formats:
+                files["onnx"][FEATURES] = Graph("f32", described(made, names))
+            if "openvino" in formats:
+                names = write_openvino(made / "features.onnx", made / "features.xml", stored=stored)
+                files["openvino"][FEATURES] = Graph(stored, described(made, names))
+        for name in (each for each in formats if each not in IN_INT8):
+            names = _written(name, graph, net, made / "f32.onnx", size_px=preprocess.crop_px)
+            files[name]["f32"] = Graph("f32", described(made, names))
         for graphs in files.values():
             for name in (name for graph in graphs.values() for name in graph.files):
                 (made / name).rename(folder / name)
     return files
+
+
+def _written(name: str, graph: PixelsToLogits, net: Net, onnx_path: Path, *, size_px: int) -> list[str]:
+    """Write the files of a format beside the ONNX file, and give their names."""
+    if name == "torch":
+        return write_torch(net, onnx_path.parent)
+    if name == "ncnn":
+        return write_ncnn(onnx_path, size_px=size_px)
+    if name == "mnn":
+        return write_mnn(onnx_path)
+    if name == "executorch":
+        return write_executorch(graph, onnx_path.parent, size_px=size_px)
+    assert name == "litert"
+    return write_litert(graph, onnx_path.parent, size_px=size_px)
 
 
 def weights_sha256(net: torch.nn.Module) -> str:

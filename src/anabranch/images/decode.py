@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import struct
 import threading
@@ -96,14 +97,19 @@ def decode(
     *,
     rotate_exif: bool = False,
     max_pixels: int = MAX_PIXELS,
+    at_least_px: int | None = None,
     name: str | None = None,
 ) -> NDArray[np.uint8]:
-    """The picture in a file or in bytes: uint8 (H, W, 3), RGB. `name` is what an ImageError calls it."""
+    """The picture in a file or in bytes: uint8 (H, W, 3), RGB. `name` is what an ImageError calls it.
+
+    at_least_px: None for all pixels. Else plain JPEG is decoded at a half, a quarter or an eighth of its sides where
+    both stay at least as long as that: sooner, and not the pixels that resizing gives.
+    """
     if name is None:
         name = "<bytes>" if isinstance(source, bytes) else os.fspath(source)
     data = source if isinstance(source, bytes) else _read(Path(source), name)
     form = _form(data, name)
-    picture = _plain_jpeg(data, max_pixels, name) if form == "JPEG" else None
+    picture = _plain_jpeg(data, max_pixels, at_least_px, name) if form == "JPEG" else None
     if picture is not None and not rotate_exif:
         return picture
     with _one_sentence(form, name):
@@ -147,7 +153,7 @@ def _form(data: bytes, name: str) -> str:
     )
 
 
-def _plain_jpeg(data: bytes, max_pixels: int, name: str) -> NDArray[np.uint8] | None:
+def _plain_jpeg(data: bytes, max_pixels: int, at_least_px: int | None, name: str) -> NDArray[np.uint8] | None:
     """A YCbCr or grey JPEG of which simplejpeg has nothing to complain; None for any other, which is Pillow's."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -157,8 +163,10 @@ def _plain_jpeg(data: bytes, max_pixels: int, name: str) -> NDArray[np.uint8] | 
         return None
     kind = "progressive" if _is_progressive(data) else "baseline"
     _check_size(int(width), int(height), kind, max_pixels, name)
+    factor = max([each for each in (1, 2, 4, 8) if min(width, height) >= each * (at_least_px or math.inf)], default=1)
+    sides = {"min_height": -(-height // factor), "min_width": -(-width // factor)} if factor > 1 else {}
     try:
-        picture: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
+        picture: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", **sides)
     except ValueError:
         return None
     return picture

@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from anabranch.errors import UsageError, shown
@@ -17,24 +17,19 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp",
 _EXPECTED = PICTURE_SUFFIXES | {".txt", ".csv", ".json", ".xml", ".md", ".html", ".db", ".ini"}  # nobody misses these
 
 
-def picture_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+def picture_files(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     """The files that `paths` stand for, in the order of `paths`; what a folder or a pattern gives is sorted.
 
-    A file is taken as it is, whatever its suffix; of a folder, the pictures at any depth; of a pattern, its files.
-    Raises UsageError for a path that stands for no file.
+    A file is taken as it is, whatever its suffix; of a folder, the pictures at any depth, told by their suffix: folder
+    by folder, as torchvision sorts them; of a pattern, its files. Texts and no Paths, of which a million would take
+    half a gigabyte. Raises UsageError for a path that stands for no file.
     """
     return [file for path in paths for file in _meant(Path(path))]
 
 
-def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
-    """The pictures of a folder at any depth, told by their suffix: folder by folder, as torchvision sorts them."""
-    return [file for file in files_in(folder) if is_picture(file.name)]
-
-
 def files_in(folder: str | os.PathLike[str]) -> list[Path]:
     """All files of a folder at any depth, in the same order."""
-    walk = sorted(_walk(os.fspath(folder)))
-    return [Path(root, name) for root, names in walk for name in sorted(names) if not is_hidden(name)]
+    return [Path(root, name) for root, name in _sorted_walk(os.fspath(folder))]
 
 
 def is_picture(name: str) -> bool:
@@ -62,20 +57,25 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _meant(path: Path) -> list[Path]:
+def _meant(path: Path) -> list[str]:
     if path.is_dir():
-        files = pictures_in(path)
+        files = [os.path.join(root, name) for root, name in _sorted_walk(os.fspath(path)) if is_picture(name)]
         if not files:
             raise UsageError(f"{path}: no pictures in this folder; {', '.join(sorted(PICTURE_SUFFIXES))} are read")
         return files
     if path.exists():
-        return [path]
+        return [os.fspath(path)]
     if glob.has_magic(str(path)):
-        files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if os.path.isfile(name)]
+        files = [name for name in sorted(glob.glob(str(path), recursive=True)) if os.path.isfile(name)]
         if not files:
             raise UsageError(f"{path}: no file matches this pattern")
         return files
     raise UsageError(f"{path}: no such file or folder")
+
+
+def _sorted_walk(folder: str) -> Iterator[tuple[str, str]]:
+    for root, names in sorted(_walk(folder)):
+        yield from ((root, name) for name in sorted(names) if not is_hidden(name))
 
 
 def _walk(folder: str) -> Iterable[tuple[str, list[str]]]:

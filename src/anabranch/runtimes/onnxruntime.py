@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the second engine, which runs wherever an ONNX file does."""
+"""ONNX Runtime: the second engine, which runs wherever an ONNX file does; on the CPU, or by CUDA or TensorRT."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anabranch.card import Card
-from anabranch.engines import onnxruntime
-from anabranch.errors import ArtefactError
+from anabranch.engines import onnxruntime, usable_cores
+from anabranch.errors import ArtefactError, UsageError
 from anabranch.runtimes.predictor import check_graph
 
 if TYPE_CHECKING:  # half as long to import as numpy itself
@@ -19,24 +19,74 @@ _ERRORS_ONLY = 3  # of its five levels of talk
 
 
 class OnnxRuntimePredictor:
-    """predict: (N, S, S, 3) uint8 -> (N, K) float32. One session serves all threads."""
+    """predict: (N, S, S, 3) uint8 -> (N, K) float32, for any thread."""
 
-    def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None):
+    name = "onnxruntime"
+    provider: str | None = None  # beside the CPU's
+
+    def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None, streams: int = 1):
         self.card = card
-        self.engine = f"onnxruntime {precision}"
-        path = next(path for name, path in files.items() if name.endswith(".onnx"))
-        ort = onnxruntime()
-        options = ort.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors share no other base
-            raise ArtefactError(f"ONNX Runtime cannot read {path}: {str(error).splitlines()[-1]}") from None
-        takes, gives = self._session.get_inputs()[0].shape, self._session.get_outputs()[0].shape
-        check_graph(path, card, takes=takes, gives=gives)
+        self.engine = f"{self.name} {precision}"
+        self.streams = streams
+        self._graph = OnnxRuntimeGraph(
+            files, precision=precision, threads=threads, streams=streams, provider=self.provider
+        )
+        check_graph(self._graph.path, card, takes=self._graph.takes, gives=self._graph.gives[0])
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.card.check_pixels(pixels)
-        logits: NDArray[np.float32] = self._session.run(None, {"pixels": np.ascontiguousarray(pixels)})[0]
-        return logits
+        return self._graph(pixels)[0]
+
+
+class CudaPredictor(OnnxRuntimePredictor):
+    name, provider = "onnxruntime-cuda", "CUDAExecutionProvider"
+
+
+class TensorRtPredictor(OnnxRuntimePredictor):
+    """It builds its engine as it is opened, for minutes."""
+
+    name, provider = "onnxruntime-tensorrt", "TensorrtExecutionProvider"
+
+
+class OnnxRuntimeGraph:
+    """One input and all outputs of a graph's files. One session serves all threads, with a share of the cores each."""
+
+    def __init__(
+        self,
+        files: dict[str, Path],
+        *,
+        precision: str,
+        threads: int | None,
+        streams: int = 1,
+        provider: str | None = None,
+    ):
+        self.path = next(path for name, path in files.items() if name.endswith(".onnx"))
+        ort = onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = max(1, (threads or usable_cores()) // streams)
+        providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+        if provider is not None:
+            _want(provider, ort.get_available_providers())
+            rounded = precision == "f16"  # an option of TensorRT's; CUDA computes what the graph says
+            providers.insert(0, (provider, {"trt_fp16_enable": "1"} if rounded else {}))
+        try:
+            self._session = ort.InferenceSession(str(self.path), options, providers=providers)
+        except Exception as error:  # its errors share no other base
+            raise ArtefactError(f"ONNX Runtime cannot read {self.path}: {str(error).splitlines()[-1]}") from None
+        if provider is not None:
+            _want(provider, self._session.get_providers())  # it goes on without one whose libraries it does not find
+        self.takes = self._session.get_inputs()[0].shape
+        self.gives = [output.shape for output in self._session.get_outputs()]
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        answered: list[NDArray[np.float32]] = self._session.run(None, {"pixels": np.ascontiguousarray(pixels)})
+        return answered
+
+
+def _want(provider: str, offered: list[str]) -> None:
+    if provider not in offered:
+        raise UsageError(
+            f"this ONNX Runtime offers no {provider}; install onnxruntime-gpu, and the CUDA libraries that it names, "
+            "or take the engine onnxruntime, which computes on the CPU"
+        )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anabranch.artefact import CARD_FILE, checked_files, read_card
+from anabranch.engines import usable_cores
 from anabranch.errors import ArtefactError, UsageError, nearest
 from anabranch.runtimes.predictor import Predictor
 
@@ -19,6 +20,16 @@ class Engine(NamedTuple):
     needs: tuple[str, str] | None  # a module that may not be installed, and the extra that brings it
     predictor: str  # module:class, imported when the engine is asked for
     graphs: dict[str, str]  # precision that it computes in -> precision of the graph that it reads
+    everyday: bool = False  # its files are written where no format is asked for
+    streams: bool = False  # it can answer several callers at once
+    measured: bool = True  # at export; else it wants what is not everywhere, and takes another engine's files
+    on_gpu: bool = False  # it has files of its own, which are not measured as they are written
+    graph: str | None = None  # module:class, for graphs that give something else than logits
+
+    @property
+    def has_files(self) -> bool:
+        """Whether an export writes its format for it, and not for another engine."""
+        return self.measured or self.on_gpu
 
 
 ENGINES = {
@@ -27,12 +38,64 @@ ENGINES = {
         None,
         "anabranch.runtimes.openvino:OpenVinoPredictor",
         {"f32": "f32", "bf16": "f32", "int8": "int8"},
+        everyday=True,
+        streams=True,
+        graph="anabranch.runtimes.openvino:OpenVinoGraph",
     ),
     "onnxruntime": Engine(
         "onnx",
         ("onnxruntime", "onnxruntime"),
         "anabranch.runtimes.onnxruntime:OnnxRuntimePredictor",
         {"f32": "f32", "int8": "int8"},
+        everyday=True,
+        streams=True,
+        graph="anabranch.runtimes.onnxruntime:OnnxRuntimeGraph",
+    ),
+    "onnxruntime-cuda": Engine(
+        "onnx",
+        ("onnxruntime", "onnxruntime"),
+        "anabranch.runtimes.onnxruntime:CudaPredictor",
+        {"f32": "f32"},
+        measured=False,
+    ),
+    "onnxruntime-tensorrt": Engine(
+        "onnx",
+        ("onnxruntime", "onnxruntime"),
+        "anabranch.runtimes.onnxruntime:TensorRtPredictor",
+        {"f32": "f32", "f16": "f32"},
+        measured=False,
+    ),
+    "torch": Engine(
+        "torch",
+        ("torch", "torch"),
+        "anabranch.export.eager:TorchPredictor",
+        {"f32": "f32", "bf16": "f32", "f16": "f32"},
+    ),
+    "torch-compiled": Engine(
+        "torch",
+        ("torch", "torch"),
+        "anabranch.export.eager:CompiledPredictor",
+        {"f32": "f32", "bf16": "f32", "f16": "f32"},
+        measured=False,
+    ),
+    "tensorrt": Engine(
+        "tensorrt",
+        ("tensorrt_rtx", "tensorrt"),
+        "anabranch.runtimes.tensorrt:TensorRtRtxPredictor",
+        {"f32": "f32", "int8": "int8"},
+        measured=False,
+        on_gpu=True,
+    ),
+    "ncnn": Engine("ncnn", ("ncnn", "edge"), "anabranch.runtimes.ncnn:NcnnPredictor", {"f32": "f32"}),
+    "mnn": Engine("mnn", ("MNN", "edge"), "anabranch.runtimes.mnn:MnnPredictor", {"f32": "f32"}),
+    "executorch": Engine(
+        "executorch",
+        ("executorch", "executorch"),
+        "anabranch.runtimes.executorch:ExecutorchPredictor",
+        {"f32": "f32"},
+    ),
+    "litert": Engine(
+        "litert", ("ai_edge_litert", "litert"), "anabranch.runtimes.litert:LitertPredictor", {"f32": "f32"}
     ),
 }
 
@@ -45,9 +108,10 @@ def builtin() -> Path:
     return folder
 
 
-def installed_formats() -> list[str]:
-    """The formats that an engine which is installed reads."""
-    return [each.format for each in ENGINES.values() if each.needs is None or find_spec(each.needs[0]) is not None]
+def everyday_formats() -> list[str]:
+    """The formats of an export that asks for none: those of the everyday engines that are installed."""
+    engines = [each for each in ENGINES.values() if each.everyday]
+    return [each.format for each in engines if each.needs is None or find_spec(each.needs[0]) is not None]
 
 
 def open_model(
@@ -56,16 +120,17 @@ def open_model(
     engine: str = "openvino",
     precision: str | None = None,
     threads: int | None = None,
+    streams: int = 1,
     verify: bool = False,
 ) -> Predictor:
     """A Predictor on the files of an artefact.
 
     `precision` is what the engine computes in; None: f32 where the artefact has that. `threads`: None leaves it to the
-    engine, which takes all cores. `verify` hashes large files too. Raises UsageError, ArtefactError, MissingExtra.
+    engine, which takes all cores. `streams`: so many callers are answered at once, each by a share of the threads; one
+    picture takes longer then, and of many more are answered a second. `many_streams` says how many are best for that.
+    `verify` hashes large files too. Raises UsageError, ArtefactError, MissingExtra.
     """
-    chosen = _engine(engine, precision)
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads = {threads} does not fit: at least 1 is wanted")
+    chosen = known_engine(engine, precision, threads=threads, streams=streams)
     folder = Path(folder)
     card = read_card(folder)
     graphs = card.graphs.get(chosen.format, {})
@@ -79,13 +144,20 @@ def open_model(
         )
     files = checked_files(folder, graph.files, verify=verify)
     module, _, name = chosen.predictor.partition(":")
+    shared = {"streams": streams} if chosen.streams else {}
     predictor: Predictor = getattr(importlib.import_module(module), name)(
-        files, card, precision=precision, threads=threads
+        files, card, precision=precision, threads=threads, **shared
     )
     return predictor
 
 
-def _engine(engine: str, precision: str | None) -> Engine:
+def many_streams(engine: str, threads: int | None = None) -> int:
+    """How many streams answer most pictures a second: one for each thread, where the engine knows streams."""
+    return (threads or usable_cores()) if engine in ENGINES and ENGINES[engine].streams else 1
+
+
+def known_engine(engine: str, precision: str | None = None, *, threads: int | None = None, streams: int = 1) -> Engine:
+    """Raises UsageError for what it is not called, does not compute in or does not run on."""
     if engine not in ENGINES:
         raise UsageError(
             f"no engine is called {engine!r}; the nearest is {nearest(engine, ENGINES)[0]}. "
@@ -95,6 +167,14 @@ def _engine(engine: str, precision: str | None) -> Engine:
         raise UsageError(
             f"{engine} does not compute in {precision!r} here; it computes in {', '.join(ENGINES[engine].graphs)}"
         )
+    for name, value in (("threads", threads), ("streams", streams)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} = {value} does not fit: at least 1 is wanted")
+    if streams > 1 and not ENGINES[engine].streams:
+        having = ", ".join(name for name, each in ENGINES.items() if each.streams)
+        raise UsageError(f"{engine} answers one caller after the other; {having} know streams")
+    if streams > (threads or usable_cores()):
+        raise UsageError(f"streams = {streams} does not fit: there are {threads or usable_cores()} threads to share")
     return ENGINES[engine]
 
 

@@ -25,12 +25,25 @@ _CACHED_UP_TO_BYTES = 512 << 20
 
 
 class OpenVinoPredictor:
-    """predict: (N, S, S, 3) uint8 -> (N, K) float32. One request per calling thread."""
+    """predict: (N, S, S, 3) uint8 -> (N, K) float32, for any thread."""
 
-    def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None):
+    def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None, streams: int):
         self.card = card
         self.engine = f"openvino {precision}"
-        xml = next(path for name, path in files.items() if name.endswith(".xml"))
+        self.streams = streams
+        self._graph = OpenVinoGraph(files, precision=precision, threads=threads, streams=streams)
+        check_graph(self._graph.path, card, takes=self._graph.takes, gives=self._graph.gives[0])
+
+    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.card.check_pixels(pixels)
+        return self._graph(pixels)[0]
+
+
+class OpenVinoGraph:
+    """One input and all outputs of a graph's files. One request per calling thread."""
+
+    def __init__(self, files: dict[str, Path], *, precision: str, threads: int | None, streams: int = 1):
+        self.path = next(path for name, path in files.items() if name.endswith(".xml"))
         core = openvino().Core()
         offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if _CAPABILITY[precision] not in offered:
@@ -38,27 +51,27 @@ class OpenVinoPredictor:
         # Without a precision by name OpenVINO takes bf16 wherever the processor has it. What is INT8 the graph says.
         hint = "f32" if precision == "int8" else precision
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        if streams > 1:
+            config |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         if sum(path.stat().st_size for path in files.values()) <= _CACHED_UP_TO_BYTES:
             config |= _cached()
         try:
-            model = core.read_model(xml)
+            model = core.read_model(self.path)
         except RuntimeError as error:
-            raise ArtefactError(f"OpenVINO cannot read {xml}: {_last_line(error)}") from None
-        check_graph(xml, card, takes=_shape(model.input(0)), gives=_shape(model.output(0)))
+            raise ArtefactError(f"OpenVINO cannot read {self.path}: {_last_line(error)}") from None
+        self.takes, self.gives = _shape(model.input(0)), [_shape(output) for output in model.outputs]
         self._compiled = core.compile_model(model, "CPU", config)
         self._requests = threading.local()
 
-    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self.card.check_pixels(pixels)
+    def __call__(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         request = getattr(self._requests, "one", None)
         if request is None:
             request = self._requests.one = self._compiled.create_infer_request()
-        # The tensor that answers belongs to the request and is overwritten by its next answer: hand out a copy.
+        # A tensor that answers belongs to the request and is overwritten by its next answer: hand out copies.
         request.infer([np.ascontiguousarray(pixels)], share_inputs=True, share_outputs=True)
-        logits: NDArray[np.float32] = np.array(request.get_output_tensor(0).data)
-        return logits
+        return [np.array(request.get_output_tensor(index).data) for index in range(len(self.gives))]
 
 
 def _cached() -> dict[str, str]:

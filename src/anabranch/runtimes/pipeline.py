@@ -1,23 +1,24 @@
 """Pictures in, ordered answers out: decoding runs in threads beside inference, and memory stays bounded.
 
-A batch is whatever has been decoded by the time the engine is free, so the first answer comes at once and a batch
-never waits for pictures that are slow to read.
+A batch is whatever has been decoded by the time the engine has room for one more, so the first answer comes at once
+and a batch never waits for pictures that are slow to read. One batch more than the engine has streams is on its way, so
+that no stream waits for what is done with answers.
 """
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from anabranch.card import Card
+from anabranch.engines import usable_cores
 from anabranch.errors import Error, UsageError
 from anabranch.runtimes.predictor import Predictor, sigmoid, softmax
 
@@ -51,10 +52,22 @@ class Answer:
 
 
 def classify(
-    predictor: Predictor, sources: Iterable[Source], *, top: int = 5, batch: int = 8, workers: int | None = None
+    predictor: Predictor,
+    sources: Iterable[Source],
+    *,
+    top: int = 5,
+    batch: int = 8,
+    workers: int | None = None,
+    scaled: bool = False,
 ) -> Iterator[Answer]:
-    """One answer for each source, in their order. See `answer`."""
-    return answer(predictor, map(_picture, sources), top=top, batch=batch, workers=workers)
+    """One answer for each source, in their order. See `answer`.
+
+    scaled: decode large JPEGs at a fraction of their sides that leaves twice what they are resized to. Sooner, and not
+    the publisher's pixels.
+    """
+    at_least_px = 2 * predictor.card.preprocess.resize_px if scaled else None
+    pictures = (_picture(source, at_least_px) for source in sources)
+    return answer(predictor, pictures, top=top, batch=batch, workers=workers)
 
 
 def answer(
@@ -62,19 +75,14 @@ def answer(
 ) -> Iterator[Answer]:
     """One answer for each picture, in their order, with its `top` best classes.
 
-    A picture that cannot be read gives an answer that says why, and the others go on. At most `2 * batch + workers`
-    pictures are held at a time. `workers`: None for one per core. Raises UsageError.
+    A picture that cannot be read gives an answer that says why, and the others go on. At most `workers` and, with S
+    streams, `(S + 3) * batch` pictures are held at a time. `workers`: None for one per core, at most 8. Raises
+    UsageError.
     """
     for name, value in (("top", top), ("batch", batch), ("workers", workers)):
         if value is not None and value < 1:
             raise UsageError(f"{name} = {value} does not fit: at least 1 is wanted")
-    return _answers(predictor, pictures, top=top, batch=batch, workers=workers or _usable_cores())
-
-
-def _usable_cores() -> int:
-    """Those that this process may run on, which in a container are fewer than the machine has; at most 8 decode."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, usable)
+    return _answers(predictor, pictures, top=top, batch=batch, workers=workers or min(8, usable_cores()))
 
 
 class _Read(NamedTuple):
@@ -84,21 +92,37 @@ class _Read(NamedTuple):
     decode_ms: float
 
 
+class _Asked(NamedTuple):
+    reads: list[_Read]
+    logits: Future[tuple[NDArray[np.float32], float]]  # of those that could be read, and milliseconds
+
+
 def _answers(
     predictor: Predictor, pictures: Iterable[Picture], *, top: int, batch: int, workers: int
 ) -> Iterator[Answer]:
     coming = iter(pictures)
     window: deque[Future[_Read]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    asked: deque[_Asked] = deque()
+    decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    streams = ThreadPoolExecutor(predictor.streams, thread_name_prefix="infer")
     try:
         while True:
             while len(window) < 2 * batch + workers and (picture := next(coming, None)) is not None:
-                window.append(pool.submit(_read, predictor, picture))
-            if not window:
+                window.append(decoders.submit(_read, predictor, picture))
+            if window and len(asked) <= predictor.streams:
+                if asked:
+                    either: list[Future[Any]] = [asked[0].logits, window[0]]
+                    wait(either, return_when=FIRST_COMPLETED)
+                if not asked or not asked[0].logits.done():
+                    reads = _taken(window, batch)
+                    asked.append(_Asked(reads, streams.submit(_infer, predictor, reads)))
+                    continue
+            if not asked:
                 return
-            yield from _answer_batch(predictor, _taken(window, batch), top)
+            yield from _answered(asked.popleft(), predictor.card, top)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (decoders, streams):
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _taken(window: deque[Future[_Read]], batch: int) -> list[_Read]:
@@ -121,17 +145,22 @@ def _read(predictor: Predictor, picture: Picture) -> _Read:
     return _Read(picture.name, pixels, error, (perf_counter() - start) * 1000)
 
 
-def _answer_batch(predictor: Predictor, reads: list[_Read], top: int) -> Iterator[Answer]:
+def _infer(predictor: Predictor, reads: list[_Read]) -> tuple[NDArray[np.float32], float]:
     readable = [read.pixels for read in reads if read.pixels is not None]
     start = perf_counter()
-    logits = iter(predictor.predict(np.stack(readable)) if readable else np.empty((0, 0), np.float32))
-    infer_ms = (perf_counter() - start) * 1000 / max(1, len(readable))
-    for read in reads:
+    logits = predictor.predict(np.stack(readable)) if readable else np.empty((0, 0), np.float32)
+    return logits, (perf_counter() - start) * 1000
+
+
+def _answered(asked: _Asked, card: Card, top: int) -> Iterator[Answer]:
+    logits, infer_ms = asked.logits.result()
+    rows = iter(logits)
+    for read in asked.reads:
         if read.pixels is None:
             yield Answer(read.name, None, (), read.error, read.decode_ms, 0.0)
         else:
-            row = next(logits)
-            yield Answer(read.name, row, _guesses(row, predictor.card, top), None, read.decode_ms, infer_ms)
+            row = next(rows)
+            yield Answer(read.name, row, _guesses(row, card, top), None, read.decode_ms, infer_ms / len(logits))
 
 
 def _guesses(logits: NDArray[np.float32], card: Card, top: int) -> tuple[Guess, ...]:
@@ -141,10 +170,10 @@ def _guesses(logits: NDArray[np.float32], card: Card, top: int) -> tuple[Guess, 
     return tuple(Guess(int(index), card.labels[index], float(probabilities[index])) for index in best)
 
 
-def _picture(source: Source) -> Picture:
+def _picture(source: Source, at_least_px: int | None) -> Picture:
     from anabranch.images.decode import decode
 
     if isinstance(source, Path):
-        return Picture(str(source), lambda: decode(source))
+        return Picture(str(source), lambda: decode(source, at_least_px=at_least_px))
     name, held = source
-    return Picture(name, lambda: decode(held, name=name))
+    return Picture(name, lambda: decode(held, at_least_px=at_least_px, name=name))

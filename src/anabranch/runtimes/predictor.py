@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from anabranch.card import Card
-from anabranch.errors import ArtefactError
+from anabranch.errors import ArtefactError, UsageError
 
 if TYPE_CHECKING:  # half as long to import as numpy itself
     from numpy.typing import NDArray
@@ -23,9 +23,19 @@ class Predictor(Protocol):
     def engine(self) -> str:
         """What computes, and in which precision: "openvino f32"."""
 
+    @property
+    def streams(self) -> int:
+        """So many callers are answered at once; more of them wait for one another."""
+
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, S, S, 3) RGB -> (N, K) logits. Any N; safe from several threads. Raises UsageError."""
         ...
+
+
+def check_pictures(pixels: NDArray[np.uint8], who: str) -> None:
+    """Raises UsageError unless these are (N, H, W, 3) uint8, of any size but none."""
+    if str(pixels.dtype) != "uint8" or pixels.ndim != 4 or pixels.shape[-1] != 3 or 0 in pixels.shape:
+        raise UsageError(f"{who} takes pixels as uint8 (N, H, W, 3); it met {pixels.dtype} {pixels.shape}")
 
 
 def check_graph(path: Path, card: Card, *, takes: Sequence[object], gives: Sequence[object]) -> None:

@@ -25,7 +25,7 @@ from anabranch.images.preprocess import Preprocess
 from anabranch.nets.load import load_strictly
 from anabranch.nets.net import Net
 from anabranch.nets.store import read_tensors, tensors_sha256, write_tensors
-from anabranch.runtimes.open import open_model
+from anabranch.runtimes.open import many_streams, open_model
 from anabranch.runtimes.predictor import Predictor
 from anabranch.train.sets import want_few
 from anabranch.version import VERSION
@@ -93,11 +93,12 @@ def backbone(net: Net) -> Net:
 
 def _engine(backbone: Net, preprocess: Preprocess, folder: Path, *, precision: str, data: Labelled) -> Predictor:
     """The backbone as an artefact whose logits are features, packed into `folder` unless it is there and whole."""
+    streams = many_streams("openvino")
     try:
-        return open_model(folder, precision=precision, verify=True)
+        return open_model(folder, precision=precision, streams=streams, verify=True)
     except ArtefactError:
         _pack(backbone, preprocess, folder, precision=precision, data=data)
-    return open_model(folder, precision=precision)
+    return open_model(folder, precision=precision, streams=streams)
 
 
 def _pack(backbone: Net, preprocess: Preprocess, folder: Path, *, precision: str, data: Labelled) -> None:

@@ -110,7 +110,9 @@ def _minimised(
 
     start = np.concatenate([weight.ravel(), bias])
     options = {"maxiter": 1000, "gtol": tolerance, "ftol": 1e-9}
-    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
+    # numpy and scipy bring a BLAS each, whose threads wait for one another by spinning: ten times slower than with one
+    with need("threadpoolctl", extra="train").threadpool_limits(1, "blas"):
+        found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
     return found[: weight.size].reshape(weight.shape), found[weight.size :]
 
 

@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TextIO
+from typing import Any
 
 from anabranch.errors import UsageError
 from anabranch.images.decode import MAX_FILE_BYTES
 from anabranch.images.files import picture_files
-from anabranch.runtimes.pipeline import Answer, Source, classify
+from anabranch.runtimes.pipeline import Answer, classify
 from anabranch.runtimes.predictor import Predictor
 from anabranch.screen import bold, print_json, width_of
 from anabranch.verbs.progress import progress_bar
+from anabranch.verbs.rows import Rows, csv_rows
 
-_MANY = 20  # pictures from which on a progress bar is worth its room
+MANY = 20  # pictures from which on speed counts for more than the first answer, and a bar is worth its room
+
+Source = str | tuple[str, bytes]  # a file, or a name and what a file would hold
 
 
-def run(predictor: Predictor, images: Sequence[str], *, top: int, json: bool, csv_file: str | None) -> int:
-    """Print the answers for `images` and return the exit status: 1 where a picture could not be read."""
-    sources = _sources(images)
+def run(
+    predictor: Predictor,
+    sources: Sequence[Source],
+    *,
+    top: int,
+    json: bool,
+    csv_file: str | None,
+    resume: bool,
+    scaled: bool,
+) -> int:
+    """Print the answers for `sources` and return the exit status: 1 where a picture could not be read."""
     started = perf_counter()
-    answers = _counted(classify(predictor, sources, top=top), len(sources))
+
+    def answers(sources: Sequence[Source]) -> Iterator[Answer]:
+        held = (source if isinstance(source, tuple) else Path(source) for source in sources)
+        return _counted(classify(predictor, held, top=top, scaled=scaled), len(sources))
+
     if csv_file is not None:
-        tally = _write_csv(answers, csv_file, min(top, predictor.card.num_classes))
+        top = min(top, predictor.card.num_classes)
+        with csv_rows(csv_file, _header(top), maker=_maker(predictor, scaled), resume=resume) as rows:
+            left = [each for each in sources if not rows.has(each if isinstance(each, str) else each[0])]
+            tally = _write_csv(answers(left), rows, top)
     elif json:
-        tally = _print_json(answers)
+        tally = _print_json(answers(sources))
     else:
-        tally = _print_blocks(answers)
+        tally = _print_blocks(answers(sources))
     if not json and csv_file != "-":
         print(_summary(tally, perf_counter() - started, predictor))
     return 1 if tally.unreadable else 0
@@ -55,8 +70,8 @@ class _Tally:
         return answer
 
 
-def _sources(images: Sequence[str]) -> list[Source]:
-    """Files, folders and patterns; `-` once for a picture on standard input."""
+def sources_of(images: Sequence[str]) -> list[Source]:
+    """Files, folders and patterns; `-` once for a picture on standard input. Raises UsageError."""
     if images.count("-") > 1:
         raise UsageError("standard input holds one picture: give - once")
     sources: list[Source] = []
@@ -113,45 +128,25 @@ def _as_json(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _write_csv(answers: Iterable[Answer], path: str, top: int) -> _Tally:
+def _write_csv(answers: Iterable[Answer], rows: Rows, top: int) -> _Tally:
     """One row a picture; a picture that could not be read has its reason in the last column."""
     tally = _Tally()
-    with _whole(path) as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(
-            ["picture", *(f"{what}{rank + 1}" for rank in range(top) for what in ("label", "probability")), "error"]
-        )
-        for answer in answers:
-            tally.add(answer)
-            cells = [cell for guess in answer.guesses for cell in (guess.label, f"{guess.probability:.6f}")]
-            rows.writerow([answer.name, *(cells or [""] * (2 * top)), answer.error or ""])
+    for answer in answers:
+        tally.add(answer)
+        cells = [cell for guess in answer.guesses for cell in (guess.label, f"{guess.probability:.6f}")]
+        rows.write(answer.name, *(cells or [""] * (2 * top)), answer.error or "")
     return tally
 
 
-@contextmanager
-def _whole(path: str) -> Iterator[TextIO]:
-    """A text file that stands under its name only once it is complete; `-` is standard output.
+def _header(top: int) -> list[str]:
+    return ["picture", *(f"{what}{rank + 1}" for rank in range(top) for what in ("label", "probability")), "error"]
 
-    What is no plain file, such as a pipe, is written to as it is. Names that are no text are written with backslashes.
-    """
-    if path == "-":
-        yield sys.stdout
-        return
-    target = Path(path).resolve()
-    plain = target.is_file() or not target.exists()
-    opened = target.with_name(f".{target.name}.{os.getpid()}.part") if plain else target
-    try:
-        file = opened.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
-        with file:
-            yield file
-        if plain:
-            opened.replace(target)
-    finally:
-        if plain:
-            opened.unlink(missing_ok=True)
+
+def _maker(predictor: Predictor, scaled: bool) -> str:
+    """What decides the rows, but for the pictures."""
+    card = predictor.card
+    decoded = ["scaled"] if scaled else []
+    return "\n".join([card.weights.sha256, predictor.engine, repr(card.preprocess), *card.labels, *decoded])
 
 
 def _summary(tally: _Tally, seconds: float, predictor: Predictor) -> str:
@@ -168,7 +163,7 @@ def _summary(tally: _Tally, seconds: float, predictor: Predictor) -> str:
 
 def _counted(answers: Iterator[Answer], total: int) -> Iterator[Answer]:
     """The same answers, beside a progress bar on standard error where they are many and a person watches."""
-    if total < _MANY or not sys.stderr.isatty():
+    if total < MANY or not sys.stderr.isatty():
         yield from answers
         return
     with progress_bar("classifying", total) as advance:

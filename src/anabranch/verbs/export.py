@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anabranch.artefact import refuse_to_replace
+from anabranch.card import ANY_SIZE, FEATURES
+from anabranch.deploy import known_servers, write_repositories
 from anabranch.errors import UsageError, need
 from anabranch.images.preprocess import Preprocess
-from anabranch.runtimes.open import ENGINES
+from anabranch.runtimes.open import ENGINES, everyday_formats
 from anabranch.screen import print_json
 from anabranch.verbs.models import checkpoint
 
@@ -31,6 +33,11 @@ def run(
     calibrate: str | None,
     split: str | None,
     max_flips: float,
+    layers: str | None,
+    backbone: bool,
+    any_size: bool,
+    servers: Sequence[str],
+    storage_uri: str | None,
     overwrite: bool,
     json: bool,
 ) -> int:
@@ -38,6 +45,9 @@ def run(
     refuse_to_replace(Path(out), overwrite=overwrite)  # before a long download
     if "int8" in precisions and calibrate is None:
         raise UsageError("int8 is calibrated by real pictures; say where some lie with --calibrate DATA")
+    if layers is not None and "int8" not in precisions:
+        raise UsageError("--layers tells of the layers in int8; ask for --precision int8 too")
+    known_servers(servers, formats or everyday_formats(), storage_uri)
     need("torch", extra="torch")
     need("onnxscript", extra="torch")
     from anabranch.card import card_to_json
@@ -53,8 +63,12 @@ def run(
         precisions=precisions,
         pictures=None if calibrate is None else partial(_pictures, Path(calibrate), split),
         max_flips=max_flips / 100,
+        layers=None if layers is None else Path(layers),
+        backbone=backbone,
+        any_size=any_size,
         overwrite=overwrite,
     )
+    repositories = write_repositories(Path(out), servers, storage_uri=storage_uri) if servers else []
     if json:
         print_json(card_to_json(card))
         return 0
@@ -62,7 +76,11 @@ def run(
     print(f"{out}: {card.weights.name}, {card.num_classes} classes, {size_bytes / 1e6:.1f} MB")
     print("\n".join(_figures(card)))
     print(f"  measured on {card.pictures}")
-    if left_out := [each for each in ENGINES if each not in card.agreement and not formats]:
+    for repository in repositories:
+        print(f"  {repository} is ready for {repository.name}")
+    if left_out := [
+        name for name, each in ENGINES.items() if each.everyday and name not in card.agreement and not formats
+    ]:
         print(f"  not for {', '.join(left_out)}, which is not installed: pip install 'anabranch[{left_out[0]}]'")
     return 0
 
@@ -83,10 +101,15 @@ def _figures(card: Card) -> list[str]:
     lines = []
     for engine, precisions in card.agreement.items():
         for precision, met in precisions.items():
-            line = (
-                f"  {engine} {precision}: at most {met.max_abs:.2g} from the net, on logits up to "
-                f"{met.largest_logit:.3g}; {met.top1_flips} of {met.num_pictures} top-1 answers differ"
-            )
+            line = f"  {engine} {precision}: at most {met.max_abs:.2g} from the net, on "
+            if precision == FEATURES:
+                lines.append(f"{line}values up to {met.largest_logit:.3g}")
+                continue
+            if precision in ANY_SIZE.values():
+                line = f"  {engine} {precision}: at most {met.max_abs:.2g} from pictures resized outside, on "
+                lines.append(f"{line}logits up to {met.largest_logit:.3g}")
+                continue
+            line += f"logits up to {met.largest_logit:.3g}; {met.top1_flips} of {met.num_pictures} top-1 answers differ"
             if card.accuracy:
                 right, nets = card.accuracy[engine][precision], card.accuracy["net"]["f32"]
                 line += f"; {right.top1:.2f} % are right, of the net {nets.top1:.2f} %"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from anabranch.artefact import CARD_FILE, sha256
 from anabranch.cache import cache_folder
 from anabranch.errors import UnknownName, UsageError, need
-from anabranch.runtimes.open import ENGINES, builtin, open_model
+from anabranch.runtimes.open import ENGINES, builtin, many_streams, open_model
 from anabranch.runtimes.predictor import Predictor
 from anabranch.version import VERSION
 
@@ -23,25 +23,33 @@ class Checkpoint(NamedTuple):
 
 
 def open_named(
-    name: str | None, *, engine: str = "openvino", precision: str | None = None, threads: int | None = None
+    name: str | None,
+    *,
+    engine: str = "openvino",
+    precision: str | None = None,
+    threads: int | None = None,
+    streams: int | None = None,
+    many: bool = False,
 ) -> Predictor:
     """The model called `name`: an artefact folder, a checkpoint, published weights, or the built-in one if None.
 
-    What is not an artefact is exported once and kept in the cache. Raises UsageError, UnknownName, ArtefactError,
-    CheckpointError, FetchError.
+    What is not an artefact is exported once and kept in the cache. `streams`: None for those that are best for `many`
+    pictures, or for one. Raises UsageError, UnknownName, ArtefactError, CheckpointError, FetchError.
     """
-    return open_model(_artefact(name, engine), engine=engine, precision=precision, threads=threads)
+    if streams is None:
+        streams = many_streams(engine, threads) if many else 1
+    return open_model(_artefact(name, engine), engine=engine, precision=precision, threads=threads, streams=streams)
 
 
 def open_as(name: str) -> Predictor:
-    """`open_named` of NAME, NAME@ENGINE, NAME@PRECISION or NAME@ENGINE:PRECISION."""
+    """`open_named` of NAME, NAME@ENGINE, NAME@PRECISION or NAME@ENGINE:PRECISION, for many pictures."""
     if Path(name).exists() or "@" not in name:
-        return open_named(name)
+        return open_named(name, many=True)
     name, _, how = name.rpartition("@")
     engine, _, precision = how.rpartition(":")
     if precision in ENGINES:
         engine, precision = precision, ""
-    return open_named(name, engine=engine or "openvino", precision=precision or None)
+    return open_named(name, engine=engine or "openvino", precision=precision or None, many=True)
 
 
 def _artefact(name: str | None, engine: str) -> Path:
@@ -94,7 +102,7 @@ def _refuse_run(folder: Path) -> None:
 def exported(found: Checkpoint, *, formats: list[str] | None = None) -> Path:
     """The artefact of a checkpoint, from the cache where it has been exported before.
 
-    formats: every one that an engine which is installed reads, if None.
+    formats: those of the everyday engines that are installed, if None.
     """
     kinds = "-".join(formats or ["all"])
     key = f"{found.sha256[:32]}{f'-{found.like}' if found.like else ''}-{kinds}-{VERSION}"

@@ -1,0 +1,190 @@
+"""`python -m anabranch.report.measured RESULTS DOCS`: what benchmarks measured, as tables of the documents.
+
+RESULTS is the folder of measurements, a file for each table: engines.jsonl by benchmarks/engines.py, and so on. A table
+shows the last line of its file; that of INT8 all of them, one for each net.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anabranch.report.zoo import filled
+
+NOTHING = "Nothing is recorded.\n"
+
+
+Runs = Sequence[Mapping[str, Any]]
+
+
+def told(results: Path, what: str, table: Callable[[Runs], str]) -> str:
+    """The table of a file of measurements."""
+    path = results / f"{what}.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return table([json.loads(line) for line in lines]) if lines else NOTHING
+
+
+def formats_table(runs: Runs) -> str:
+    """A line a net and engine; of one that did not answer, for it wants a GPU, the size."""
+    run = runs[-1]
+    threads = [f"ms, threads {count}" for count in run["threads"]]
+    titles = ["net", "engine", "files, MB", "difference / largest logit", *threads]
+    empty = ["", *("" for _ in threads)]
+    rows = [
+        [
+            net["arch"],
+            name,
+            f"{row['mb']:.1f}",
+            *([f"{row['relative']:.1e}", *(_spread(row[each]) for each in threads)] if "relative" in row else empty),
+        ]
+        for net in run["nets"]
+        for name, row in net["engines"].items()
+    ]
+    return _table(titles, rows, texts=2) + _where(run)
+
+
+def engines_table(runs: Runs) -> str:
+    """A line a net and contender: milliseconds a batch, and at batch 1 the share of the machine's peak."""
+    run = runs[-1]
+    rows = []
+    batches: list[str] = []
+    for net in run["nets"]:
+        measured = net["milliseconds"]
+        for name, row in measured.items():
+            if "gmacs_per_s" in row:
+                continue
+            batches = [key for key in row if key.startswith("batch ")]
+            share = f"{row['share_of_peak']['batch 1']:.0%}"
+            rows.append([net["arch"], name, *(_spread(row[batch]) for batch in batches), share])
+    peaks = {
+        name: [net["milliseconds"][name]["gmacs_per_s"] for net in run["nets"]]
+        for name in run["nets"][0]["milliseconds"]
+        if name.startswith("peak ")
+    }
+    told_peaks = "; ".join(f"{name} {min(each):.0f} to {max(each):.0f} GMAC/s" for name, each in peaks.items())
+    ratios = "; ".join(f"{name} {ratio:.2f}x" for name, ratio in run["ratios"].items())
+    titles = ["net", "contender", *(f"ms, {batch}" for batch in batches), "of the peak"]
+    return _table(titles, rows, texts=2) + f"\nGeometric means at batch 1: {ratios}. {told_peaks}.\n" + _where(run)
+
+
+def folder_table(runs: Runs) -> str:
+    """A line a precision, predictor and folder: pictures a second, share of the engine's own, memory; a cold start."""
+    run = runs[-1]
+    rows = [
+        [
+            row["precision"],
+            row["predictor"],
+            row["pictures"],
+            _spread(row["per_s"]),
+            _spread(row["engine_alone_per_s"]),
+            f"{row['share']:.0%}",
+            f"{row['peak_mb']}",
+            _spread(row["cold_start_s"], 2) if row["cold_start_s"] else "",
+        ]
+        for row in run["figures"]
+    ]
+    titles = ["precision", "predictor", "JPEGs", "pictures/s", "engine alone", "share", "peak MB", "one photo, cold, s"]
+    levels = run["scaled_levels"]
+    scaled = (
+        "\n`--scaled-decode` changes the engine's pixels of the 12-megapixel photos by "
+        f"{levels['mean']:.2f} grey levels in the mean and {levels['max']} at most.\n"
+    )
+    return _table(titles, rows, texts=3) + scaled + _where(run)
+
+
+def int8_table(runs: Runs) -> str:
+    """A line a net: top-1 in f32 and in INT8 on each engine, how many answers are the same, and where it loses most."""
+    engines = ("openvino", "onnxruntime")
+    rows = []
+    for net in runs:
+        each = [cell for name in engines for cell in (f"{net[name]['top1']:.2f}", f"{net[name]['same_answer']:.2f}")]
+        layer, operation, own = net["worst_layers"][0]
+        rows.append([net["arch"], f"{net['top1_f32']:.2f}", *each, f"{layer} ({operation}), {own:.1%}"])
+    lost = max(net["top1_f32"] - net[name]["top1"] for net in runs for name in engines)
+    same = min(net[name]["same_answer"] for net in runs for name in engines)
+    columns = [title for name in engines for title in (f"int8, {name}", "the same answer")]
+    titles = ["net", "f32", *columns, "worst layer"]
+    summary = (
+        f"\nTop-1 in percent of {runs[-1]['tested']:,} pictures, after {runs[-1]['steps']} steps of training. INT8 "
+        f"loses at most {lost:.2f} points, and gives at least {same:.2f} % of the pictures the same answer. Behind a "
+        f"layer: its own error over the length of its output. {runs[-1]['date'][:10]}, at {runs[-1]['commit']}.\n"
+    )
+    return _table(titles, rows, texts=1) + summary
+
+
+def probe_table(runs: Runs) -> str:
+    """A line a net and way to train: seconds, how often they fit into an epoch of all of the net, and top-1."""
+    run = runs[-1]
+    rows = []
+    for net in run["nets"]:
+        seconds, title = net["seconds"], f"{net['net']}, {net['pictures']:,} photos"
+        for name, ratio in net["epoch_over_probe"].items():
+            if name in net["top1"]:  # the line that counts no test
+                top1 = f"{net['top1'][name]:.1f} %"
+                rows.append([title, name, _spread(seconds[name]), f"{ratio:.1f}x faster", top1])
+        tuned = {name: top1 for name, top1 in net["top1"].items() if name not in net["epoch_over_probe"]}
+        top1s = "; ".join(f"{top1:.1f} % ({name.removeprefix('fine-tuned, ')})" for name, top1 in tuned.items())
+        rows.append([title, "an epoch of fine-tuning", _spread(seconds["epoch"]), "", top1s])
+    titles = ["net and photos", "way", "seconds", "than an epoch", "top-1 on the test photos"]
+    return _table(titles, rows, texts=2) + _where(run)
+
+
+def training_table(runs: Runs) -> str:
+    """A line a net: pictures a second of the loop and of a plain one."""
+    run = runs[-1]
+    rows = [
+        [name, _spread(row["anabranch"], 2), _spread(row["plain"], 2), f"{row['ratio']:.2f}x"]
+        for name, row in run["pictures_per_s"].items()
+    ]
+    titles = ["net", "`anabranch train`, pictures/s", "plain loop, pictures/s", "ratio"]
+    return _table(titles, rows, texts=1) + _where(run)
+
+
+def training_cost_table(runs: Runs) -> str:
+    """A line a net: what the loop adds to forward, backward and step."""
+    run = runs[-1]
+    rows = [
+        [name, _spread(row["loop_s"], 3), _spread(row["bare_s"], 3), f"{row['own_cost']:.1%}", f"{row['steps']}"]
+        for name, row in run["loop_over_bare"].items()
+    ]
+    titles = ["net", "a step of the loop, s", "forward, backward and step alone, s", "the loop's own", "steps"]
+    return _table(titles, rows, texts=1) + _where(run)
+
+
+def _spread(figure: Mapping[str, float], digits: int = 1) -> str:
+    median, least, most = (f"{figure[name]:.{digits}f}" for name in ("median", "min", "max"))
+    return f"{median} ({least} to {most})"
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int) -> str:
+    head = f"| {' | '.join(titles)} |\n|{'---|' * texts}{'--:|' * (len(titles) - texts)}\n"
+    return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _where(run: Mapping[str, Any]) -> str:
+    machine = run["machine"]
+    rounds = f"{run['rounds']} round{'' if run['rounds'] == 1 else 's'}"
+    return (
+        f"\nMedians and ranges of {rounds} on {machine['cores']} cores of {machine['processor']}, "
+        f"{run['date'][:10]}, at {run['commit']}.\n"
+    )
+
+
+TABLES = {  # of each document
+    "deployment": {"engines": engines_table, "formats": formats_table, "int8": int8_table, "folder": folder_table},
+    "training": {"probe": probe_table, "training-speed": training_table, "training-cost": training_cost_table},
+}
+
+
+if __name__ == "__main__":
+    results, documents = map(Path, sys.argv[1:])
+    for name, tables in TABLES.items():
+        document = documents / f"{name}.md"
+        text = document.read_text(encoding="utf-8")
+        for place, table in tables.items():
+            text = filled(text, place, told(results, place, table))
+        document.write_text(text, encoding="utf-8")
+        print(f"renewed {document}")

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import anabranch
+from anabranch.arch import Arch
+from anabranch.artefact import read_card
+from anabranch.calibration import Pictures
+from anabranch.engines import openvino
+from anabranch.errors import ArtefactError, UsageError
+from anabranch.export.any_size import write_any_size
+from anabranch.images.preprocess import Preprocess
+from anabranch.nets.net import build
+from anabranch.pack import pack
+from anabranch.runtimes import open_any_size
+
+TOLD = {"labels": ["a", "b", "c"], "weights_name": "tiny", "licence": "CC0-1.0"}
+SPEC = Arch(depths=(1, 1), width=8, groups=2, group_width=32, stem=(8, 8, 8), shortcut="pool", squeeze=4)
+SIZES = [(32, 32), (40, 40), (60, 83), (83, 60), (31, 44), (20, 20), (120, 41), (64, 100), (96, 97)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, shake) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("any") / "out"
+    preprocess = Preprocess(crop_px=32, resize_px=40)
+    pixels = np.random.default_rng(1).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    pictures = Pictures("noise", pixels[:8], calibration=pixels[8:])
+    precisions = {"precisions": ["f32", "int8"], "pictures": pictures, "max_flips": 1.0}
+    net = shake(build(SPEC, num_classes=3))
+    pack(net, folder, preprocess=preprocess, formats=["openvino"], any_size=True, **precisions, **TOLD)
+    return folder
+
+
+def through_pillow(
+    picture: np.ndarray, size: tuple[int, int], method: Image.Resampling, crop: tuple[int, int], px: int
+):
+    """Resized to (height, width) and cropped from (top, left), by Pillow alone."""
+    resized = Image.fromarray(picture).resize(size[::-1], method)
+    return np.asarray(resized)[crop[0] : crop[0] + px, crop[1] : crop[1] + px]
+
+
+def identity(folder: Path, px: int) -> Path:
+    """A graph (N, S, S, 3) uint8 that gives its pixels."""
+    ov = openvino()
+    from openvino import opset13 as op
+
+    pixels = op.parameter([-1, px, px, 3], ov.Type.u8, name="pixels")
+    ov.save_model(ov.Model([op.convert(pixels, "f32")], [pixels]), folder / "same.xml")
+    return folder / "same.xml"
+
+
+@pytest.mark.parametrize("resampler", ["pillow-bilinear", "pillow-bicubic"])
+@pytest.mark.parametrize(
+    ("rounding", "fit", "height", "width", "size", "crop"),
+    [  # sizes and crops by hand
+        ("torchvision", "shorter-side", 60, 83, (40, 55), (4, 12)),  # 55.3; 23 / 2 = 11.5, to the even 12
+        ("torchvision", "shorter-side", 77, 50, (61, 40), (14, 4)),  # 61.6; 29 / 2 = 14.5, to the even 14
+        ("paddleclas", "shorter-side", 60, 83, (40, 55), (4, 11)),
+        ("paddleclas", "shorter-side", 77, 50, (62, 40), (15, 4)),  # 61.6, rounded
+        ("paddleclas", "shorter-side", 80, 101, (40, 50), (4, 9)),  # 50.5, to the even 50
+        ("paddleclas", "shorter-side", 80, 103, (40, 52), (4, 10)),  # 51.5, to the even 52
+        ("torchvision", "squash", 90, 33, (40, 40), (4, 4)),
+        ("torchvision", "shorter-side", 40, 40, (40, 40), (4, 4)),
+    ],
+)
+def test_pixels_are_pillows_within_two_levels(tmp_path, resampler, rounding, fit, height, width, size, crop) -> None:
+    preprocess = Preprocess(crop_px=32, resize_px=40, fit=fit, resampler=resampler, rounding=rounding)
+    write_any_size(identity(tmp_path, 32), tmp_path / "any.xml", preprocess, halved=False)
+    compiled = openvino().Core().compile_model(tmp_path / "any.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    # a bicubic filter overshoots, and what Pillow cuts off between rows and columns OpenVINO cuts off at the end
+    darkest, brightest = (0, 256) if resampler == "pillow-bilinear" else (64, 192)
+    noise = np.random.default_rng(0).integers(darkest, brightest, (height, width, 3), dtype=np.uint8)
+    met = compiled([noise[None]])[0][0]
+    method = Image.Resampling[resampler.removeprefix("pillow-").upper()]
+    apart = np.abs(met - through_pillow(noise, size, method, crop, 32))
+    assert met.shape == (32, 32, 3)
+    assert apart.max() <= 2
+    assert (apart > 0).mean() < 0.25  # most where a size is halved, and a mean lies between two levels
+
+
+@pytest.mark.parametrize("precision", ["f32", "int8"])
+@pytest.mark.parametrize("size", SIZES)
+def test_answers_are_those_of_pictures_resized_outside(made, precision, size) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
+    model = anabranch.open_model(made, precision=precision)
+    wanted = model.predict(np.stack([model.card.preprocess(each) for each in pictures]))
+    met = open_any_size(made, precision=precision, threads=1).predict(pictures)
+    np.testing.assert_allclose(met, wanted, atol=0.05 * float(np.abs(wanted).max()))
+
+
+def test_the_card_says_what_resizing_inside_changes(made) -> None:
+    card = read_card(made, verify=True)
+    assert set(card.graphs["openvino"]) == {"f32", "int8", "any-size", "any-size-int8"}
+    assert 0 <= card.agreement["openvino"]["any-size"].relative < 0.05
+    assert 0 <= card.agreement["openvino"]["any-size-int8"].relative < 0.05
+
+
+def test_an_artefact_without_one_says_how_to_make_it(packed) -> None:
+    with pytest.raises(ArtefactError, match="export the net again with --any-size"):
+        open_any_size(packed.folder)
+
+
+def test_a_precision_that_has_none_is_refused(made) -> None:
+    with pytest.raises(UsageError, match="does not compute in 'f16'"):
+        open_any_size(made, precision="f16")
+
+
+@pytest.mark.parametrize(
+    "pictures", [np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 3)), np.zeros((1, 0, 8, 3), "u1")]
+)
+def test_what_is_no_picture_is_refused(made, pictures) -> None:
+    with pytest.raises(UsageError, match=r"uint8 \(N, H, W, 3\)"):
+        open_any_size(made).predict(pictures)
+
+
+def test_a_graph_of_another_net_than_the_cards_is_refused(made, tmp_path) -> None:
+    folder = shutil.copytree(made, tmp_path / "copy")
+    card = json.loads((folder / "card.json").read_text())
+    graphs = card["graphs"]["openvino"]
+    graphs["any-size"] = graphs["f32"]
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ArtefactError, match=r"the card says \(N, H, W, 3\)"):
+        open_any_size(folder)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "formats", "why"),
+    [
+        (Preprocess(crop_px=32, resize_px=40, resampler="opencv-bilinear"), ["openvino"], "not resize as opencv-bili"),
+        (Preprocess(crop_px=32, resize_px=30), ["openvino"], "resize_px = 30 is below crop_px = 32"),
+        (Preprocess(crop_px=32, resize_px=40), ["onnx"], "written for openvino"),
+    ],
+)
+def test_what_no_graph_can_do_is_refused_at_export(tmp_path, preprocess, formats, why) -> None:
+    net = build(SPEC, num_classes=3).eval()
+    with pytest.raises(UsageError, match=why):
+        pack(net, tmp_path / "out", preprocess=preprocess, formats=formats, any_size=True, **TOLD)
+    assert not (tmp_path / "out").exists()
+
+
+def test_opening_one_imports_no_torch(made) -> None:
+    code = f"""
+import sys
+import numpy as np
+import anabranch
+anabranch.open_any_size({str(made)!r}).predict(np.zeros((1, 40, 50, 3), np.uint8))
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
