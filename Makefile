@@ -90,5 +90,5 @@ $(DEV)/ready: pyproject.toml constraints.txt
 # converters that pin what the others do not have
 $(EDGE)/ready: pyproject.toml constraints-edge.txt
 	$(PYTHON) -m venv $(EDGE)
-	$(EDGE)/bin/python $(PIP) constraints-edge.txt --editable '.[torch,edge,executorch,litert,tensorrt]' pytest
+	$(EDGE)/bin/python $(PIP) constraints-edge.txt --editable '.[torch,onnxruntime,edge,executorch,litert,tensorrt]' pytest
 	touch $@

@@ -2,7 +2,7 @@
 
     python benchmarks/formats.py [ROUNDS] [RESULTS.jsonl]
 
-Wants all the engines in one environment: make test-edge makes it, with `pip install onnxruntime` there. Random weights,
+Wants all the engines in one environment, .venv-edge, which make test-edge makes. Random weights,
 224 px, one picture at a time, one thread and all cores. The engines answer in turn, round after round, in an order
 that rotates; medians and ranges of the rounds are printed and recorded. Of what runs on a GPU alone, the size.
 """
