@@ -29,7 +29,7 @@ from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import Net
 from anabranch.runtimes.any_size import open_any_size
 from anabranch.runtimes.backbone import open_backbone
-from anabranch.runtimes.onnxruntime import OnnxRuntimePredictor
+from anabranch.runtimes.onnxruntime import RoundedPredictor
 from anabranch.runtimes.open import ENGINES, everyday_formats, open_model
 from anabranch.version import VERSION
 
@@ -284,10 +284,10 @@ def _met(
     }
 
 
-def _without_gpu(folder: Path, card: Card) -> OnnxRuntimePredictor:
+def _without_gpu(folder: Path, card: Card) -> RoundedPredictor:
     """The graph that TensorRT's INT8 engine was built from, on the CPU."""
     files = checked_files(folder, card.graphs["tensorrt"]["int8"].files)
-    return OnnxRuntimePredictor(files, card, precision="int8", threads=None)
+    return RoundedPredictor(files, card, precision="int8", threads=None)
 
 
 def _agreed(

@@ -23,13 +23,14 @@ class OnnxRuntimePredictor:
 
     name = "onnxruntime"
     provider: str | None = None  # beside the CPU's
+    fused = True
 
     def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None, streams: int = 1):
         self.card = card
         self.engine = f"{self.name} {precision}"
         self.streams = streams
         self._graph = OnnxRuntimeGraph(
-            files, precision=precision, threads=threads, streams=streams, provider=self.provider
+            files, precision=precision, threads=threads, streams=streams, provider=self.provider, fused=self.fused
         )
         check_graph(self._graph.path, card, takes=self._graph.takes, gives=self._graph.gives[0])
 
@@ -48,6 +49,12 @@ class TensorRtPredictor(OnnxRuntimePredictor):
     name, provider = "onnxruntime-tensorrt", "TensorrtExecutionProvider"
 
 
+class RoundedPredictor(OnnxRuntimePredictor):
+    """INT8 graphs for other processors: rounded as they say, and computed in floats, in which nothing overflows."""
+
+    name, fused = "onnxruntime, rounded", False
+
+
 class OnnxRuntimeGraph:
     """One input and all outputs of a graph's files. One session serves all threads, with a share of the cores each."""
 
@@ -59,11 +66,14 @@ class OnnxRuntimeGraph:
         threads: int | None,
         streams: int = 1,
         provider: str | None = None,
+        fused: bool = True,
     ):
         self.path = next(path for name, path in files.items() if name.endswith(".onnx"))
         ort = onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
+        if not fused:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = max(1, (threads or usable_cores()) // streams)
         providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
         if provider is not None:
