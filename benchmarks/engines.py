@@ -25,15 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from random_net import export
 
-from anabranch.calibration import Pictures
 from anabranch.engines import openvino
-from anabranch.images.preprocess import Preprocess
 from anabranch.nets.count import count
-from anabranch.nets.net import Net, build
-from anabranch.pack import pack
 from anabranch.record import record
 from parity import environments
 
@@ -62,34 +57,6 @@ CONTESTS = (
     Contest("res2net50_26w_4s", "res2net50_26w_4s", None),
     Contest("res2net50_26w_4s_paddle", None, "Res2Net50_26w_4s"),
 )
-
-
-def shaken(net: Net) -> Net:
-    """With norms' statistics and gains as a trained net has them, or activations vanish and numbers become denormal."""
-    generator = torch.Generator().manual_seed(0)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1, generator=generator)  # type: ignore[operator, union-attr]
-            module.running_var.uniform_(0.5, 1.5, generator=generator)  # type: ignore[operator, union-attr]
-    return net.eval()
-
-
-def export(arch: str, folder: Path) -> Path:
-    torch.manual_seed(0)
-    noise = np.random.default_rng(0).integers(0, 256, (24, 224, 224, 3), dtype=np.uint8)
-    pack(
-        shaken(build(arch)),
-        folder / arch,
-        preprocess=Preprocess(crop_px=224, resize_px=256),
-        labels=[f"class {number}" for number in range(1000)],
-        weights_name=f"{arch}.random",
-        licence="CC0-1.0",
-        formats=["openvino", "onnx"],
-        precisions=["f32", "int8"],
-        pictures=Pictures("noise", noise[:8], calibration=noise[8:]),
-        max_flips=1.0,
-    )
-    return folder / arch
 
 
 class Contender:
@@ -189,7 +156,8 @@ def main() -> None:
     told = []
     with tempfile.TemporaryDirectory() as folder:
         for contest in CONTESTS:
-            artefact = export(contest.arch, Path(folder))
+            artefact = Path(folder) / contest.arch
+            export(contest.arch, artefact, formats=["openvino", "onnx"], precisions=["f32", "int8"])
             told.append(tell(contest, compete(contest, artefact, rounds)))
     found = ratios(told)
     for name, ratio in found.items():

@@ -27,15 +27,12 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from openvino.utils import get_cmake_path
 from PIL import Image
+from random_net import export
 
-from anabranch.calibration import Pictures
 from anabranch.images.decode import decode
 from anabranch.images.preprocess import Preprocess
-from anabranch.nets.net import build
-from anabranch.pack import pack
 from anabranch.record import record
 from anabranch.runtimes.open import many_streams, open_model
 
@@ -48,8 +45,7 @@ SMALL_PX, LARGE_PX = (500, 375), (4000, 3000)
 PRECISIONS = ("f32", "int8")
 SCALED = "--scaled-decode"
 BATCH = 8  # as the command batches them
-SLICE_S = 2.0  # of a command, between those of the engine
-SLICE = {"f32": 48, "int8": 96}  # pictures of the engine alone, which take about as long
+SLICE_S = 2.0  # of a command and of the engine, in turn
 
 
 def photo(seed: int, size: tuple[int, int]) -> Image.Image:
@@ -74,25 +70,6 @@ def write_photos(folder: Path) -> dict[str, Path]:
     return {"500 x 375": small, "500 x 375, one in 20 of 12 megapixels": mixed}
 
 
-def export(folder: Path) -> Path:
-    torch.manual_seed(0)
-    net = build("resnext50_32x4d").eval()
-    noise = np.random.default_rng(0).integers(0, 256, (24, 224, 224, 3), dtype=np.uint8)
-    pack(
-        net,
-        folder / "artefact",
-        preprocess=Preprocess(crop_px=224, resize_px=256),
-        labels=[f"class {number}" for number in range(1000)],
-        weights_name="resnext50_32x4d.random",
-        licence="CC0-1.0",
-        formats=["openvino"],
-        precisions=PRECISIONS,
-        pictures=Pictures("noise", noise[:8], calibration=noise[8:]),
-        max_flips=1.0,
-    )
-    return folder / "artefact"
-
-
 def scaled_levels(folder: Path) -> dict[str, float]:
     """Grey levels between the pixels that the engine gets of large photos with and without scaled decoding."""
     preprocess = Preprocess(crop_px=224, resize_px=256)
@@ -104,20 +81,25 @@ def scaled_levels(folder: Path) -> dict[str, float]:
 
 
 class Alone:
-    """The engine on pixels that are ready."""
+    """The engine on pixels that are ready, asked by as many callers as it has streams."""
 
     def __init__(self, artefact: Path, precision: str):
         self._predictor = open_model(artefact, precision=precision, streams=many_streams("openvino"))
-        pixels = np.random.default_rng(0).integers(0, 256, (SLICE[precision], 224, 224, 3), dtype=np.uint8)
-        self._batches = [pixels[first : first + BATCH] for first in range(0, len(pixels), BATCH)]
-        self.pictures, self.seconds = 0, 0.0
+        self._pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), dtype=np.uint8)
         self.slice()  # warms up
 
-    def slice(self) -> None:
-        with ThreadPoolExecutor(self._predictor.streams) as callers:
-            start = perf_counter()
-            self.pictures += sum(map(len, callers.map(self._predictor.predict, self._batches)))
-            self.seconds += perf_counter() - start
+    def slice(self) -> float:
+        """Pictures a second. Each caller counts its own time, so that none is counted as waiting for the last one."""
+        streams = self._predictor.streams
+        with ThreadPoolExecutor(streams) as callers:
+            return sum(callers.map(self._calls, range(streams)))
+
+    def _calls(self, _: int) -> float:
+        start, batches = perf_counter(), 0
+        while (passed := perf_counter() - start) < SLICE_S or not batches:
+            self._predictor.predict(self._pixels)
+            batches += 1
+        return batches * BATCH / passed
 
 
 def predictor_in_cpp(folder: Path) -> Path:
@@ -144,7 +126,7 @@ def beside(words: Sequence[str], out: Path, alone: Alone) -> dict[str, float]:
     And the command's peak memory in MB, as it was when it was stopped last.
     """
     seconds = peak_mb = 0.0
-    alone.pictures, alone.seconds = 0, 0.0
+    rates = []
     with out.open("wb") as file:
         process = subprocess.Popen(words, stdout=file)
         ending = os.pidfd_open(process.pid)
@@ -157,12 +139,12 @@ def beside(words: Sequence[str], out: Path, alone: Alone) -> dict[str, float]:
                 break
             status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
             peak_mb = next(int(line.split()[1]) / 1000 for line in status.splitlines() if line.startswith("VmHWM"))
-            alone.slice()
+            rates.append(alone.slice())
             process.send_signal(signal.SIGCONT)
         os.close(ending)
     assert process.wait() == 0
     assert len(out.read_text().splitlines()) == COUNT + 1
-    return {"per_s": COUNT / seconds, "engine_alone_per_s": alone.pictures / alone.seconds, "peak_mb": peak_mb}
+    return {"per_s": COUNT / seconds, "engine_alone_per_s": statistics.mean(rates), "peak_mb": peak_mb}
 
 
 def spread(values: list[float], digits: int) -> dict[str, float]:
@@ -179,7 +161,8 @@ def main() -> None:
     met: dict[tuple[str, str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        folders, artefact, cpp = write_photos(place), export(place), predictor_in_cpp(place / "cpp")
+        folders, artefact, cpp = write_photos(place), place / "artefact", predictor_in_cpp(place / "cpp")
+        export("resnext50_32x4d", artefact, formats=["openvino"], precisions=PRECISIONS)
         out = place / "out"
         one = next(folders["500 x 375"].iterdir())
         python = [sys.executable, "-m", "anabranch", "classify", "-m", str(artefact)]

@@ -19,41 +19,14 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
+from random_net import export
 
-from anabranch.card import Card
-from anabranch.images.preprocess import Preprocess
-from anabranch.nets.net import Net, build
-from anabranch.pack import pack
 from anabranch.record import record
 from anabranch.runtimes import ENGINES, Predictor, open_model
 
 ARCHS = ("resnext50_32x4d", "seresnext50_32x4d", "res2net50_26w_4s")
 THREADS = sorted({1, len(os.sched_getaffinity(0))})
 TIMES = 3  # answers of a turn, of which the median counts
-
-
-def shaken(net: Net) -> Net:
-    """With norms' statistics as a trained net has them, or activations vanish and numbers become denormal."""
-    generator = torch.Generator().manual_seed(0)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1, generator=generator)  # type: ignore[operator, union-attr]
-            module.running_var.uniform_(0.5, 1.5, generator=generator)  # type: ignore[operator, union-attr]
-    return net.eval()
-
-
-def export(arch: str, folder: Path) -> Card:
-    torch.manual_seed(0)
-    return pack(
-        shaken(build(arch)),
-        folder,
-        preprocess=Preprocess(crop_px=224, resize_px=256),
-        labels=[f"class {number}" for number in range(1000)],
-        weights_name=f"{arch}.random",
-        licence="CC0-1.0",
-        formats=[engine.format for engine in ENGINES.values()],
-    )
 
 
 def take_turns(predictors: Mapping[str, Predictor], rounds: int) -> dict[str, list[float]]:
@@ -74,7 +47,7 @@ def take_turns(predictors: Mapping[str, Predictor], rounds: int) -> dict[str, li
 
 
 def measure(arch: str, folder: Path, rounds: int) -> dict[str, Any]:
-    card = export(arch, folder)
+    card = export(arch, folder, formats=[engine.format for engine in ENGINES.values()])
     rows: dict[str, Any] = {}
     for name in (name for name, engine in ENGINES.items() if engine.has_files):
         files = card.graphs[ENGINES[name].format]["f32"].files.values()

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from anabranch.errors import UsageError
-from anabranch.record import record
+from anabranch.record import machine, record
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,6 +25,16 @@ def test_a_line_says_where_its_figures_come_from(tmp_path: Path) -> None:
         assert line["versions"].keys() >= {"anabranch", "openvino", "torch"}
         if head.returncode == 0:
             assert head.stdout.startswith(line["commit"].rstrip("+"))
+
+
+@pytest.mark.skipif(shutil.which("lscpu") is None, reason="lscpu is not here")
+def test_the_machine_is_told_as_linux_tells_it() -> None:
+    said = subprocess.run(["lscpu"], capture_output=True, text=True, check=True, env=os.environ | {"LC_ALL": "C"})
+    told = {name: value.strip() for name, _, value in (line.partition(":") for line in said.stdout.splitlines())}
+    met = machine()
+    assert met["processor"] == told["Model name"]
+    assert {"avx2", "avx512f", "avx512_vnni"} & set(told["Flags"].split()) <= set(met["instructions"])
+    assert set(met["instructions"]) <= set(told["Flags"].split())
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from typing import Any
 
 from anabranch.errors import UsageError
 
+# Those on which speed depends, as Linux names them.
+_X86 = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+_ARM = ("asimddp", "bf16", "i8mm")
 _VERSIONS = ("anabranch", "numpy", "onnxruntime", "openvino", "pillow", "simplejpeg", "torch")
 
 
@@ -35,16 +38,23 @@ def record(path: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    return {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform(terse=True)}
+    held = _cpuinfo()
+    features = (held.get("flags") or held.get("Features", "")).split()
+    return {
+        "processor": held.get("model name") or platform.processor() or platform.machine(),
+        "instructions": [each for each in (*_X86, *_ARM) if each in features],
+        "cores": os.cpu_count(),
+        "system": platform.platform(terse=True),
+    }
 
 
-def _processor() -> str:
-    """As Linux names it; what Python knows elsewhere."""
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of one of the cores; nothing elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _version(name: str) -> str | None:

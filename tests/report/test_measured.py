@@ -88,10 +88,12 @@ def test_a_line_for_each_net_says_what_int8_costs_on_each_engine() -> None:
         told = {"openvino": {"top1": ours, "same_answer": same}, "onnxruntime": other, "worst_layers": worst}
         return {**WHERE, "arch": arch, "steps": 300, "tested": 10000, "top1_f32": 85.64, **told}
 
-    text = int8_table([net("a_net", 85.4, 99.2), net("b_net", 85.7, 99.33)])
+    machine = {**WHERE["machine"], "instructions": ["avx2", "avx512_vnni"]}
+    text = int8_table([net("a_net", 85.4, 99.2), {**net("b_net", 85.7, 99.33), "machine": machine}])
     assert "| a_net | 85.64 | 85.40 | 99.20 | 85.50 | 99.50 | stages.0.1.conv2 (Conv), 2.3% |" in text
     assert "| b_net | 85.64 | 85.70 | 99.33 | 85.50 | 99.50 |" in text
     assert "10,000 pictures, after 300 steps" in text
+    assert "A processor with avx2, avx512_vnni, 2026-11-23, at 0123456789ab" in text
     assert "loses at most 0.24 points, and gives at least 99.20 % of the pictures" in text
 
 

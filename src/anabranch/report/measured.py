@@ -110,7 +110,8 @@ def int8_table(runs: Runs) -> str:
     summary = (
         f"\nTop-1 in percent of {runs[-1]['tested']:,} pictures, after {runs[-1]['steps']} steps of training. INT8 "
         f"loses at most {lost:.2f} points, and gives at least {same:.2f} % of the pictures the same answer. Behind a "
-        f"layer: its own error over the length of its output. {runs[-1]['date'][:10]}, at {runs[-1]['commit']}.\n"
+        f"layer: its own error over the length of its output. {_processor(runs[-1]['machine'])}, "
+        f"{runs[-1]['date'][:10]}, at {runs[-1]['commit']}.\n"
     )
     return _table(titles, rows, texts=1) + summary
 
@@ -168,8 +169,15 @@ def _where(run: Mapping[str, Any]) -> str:
     machine = run["machine"]
     rounds = f"{run['rounds']} round{'' if run['rounds'] == 1 else 's'}"
     return (
-        f"\nMedians and ranges of {rounds} on {machine['cores']} cores of {machine['processor']}, "
+        f"\nMedians and ranges of {rounds} on {machine['cores']} cores of {_processor(machine)}, "
         f"{run['date'][:10]}, at {run['commit']}.\n"
+    )
+
+
+def _processor(machine: Mapping[str, Any]) -> str:
+    """Its name and, of those instructions on which speed depends, what it has; lines before 2026-11-26 do not say."""
+    return " with ".join(
+        [machine["processor"], *([", ".join(found)] if (found := machine.get("instructions")) else [])]
     )
 
 
