@@ -369,7 +369,7 @@ def duplicates(
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(["openvino", "onnx", "ncnn", "mnn", "executorch", "litert"]),
+    type=click.Choice(["openvino", "onnx", "tensorrt", "torch", "ncnn", "mnn", "executorch", "litert"]),
     help="Files to write; may be given again.  [default: openvino, and onnx where ONNX Runtime is installed]",
 )
 @click.option(

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anabranch import cli
+from anabranch.export.write import FORMATS
 from anabranch.nets.load import Trained, save_trained
 from anabranch.runtimes import open_model
 
@@ -98,3 +100,17 @@ def test_graphs_of_any_size_are_measured_and_given_to_servers(anabranch, checkpo
     assert f"openvino any-size: at most {said['max_abs']:.2g} from pictures resized outside, on logits up" in done.out
     served = tmp_path / "out/deploy/ovms/tiny-any-size/1/any-size.xml"
     assert served.read_bytes() == (tmp_path / "out/any-size.xml").read_bytes()
+
+
+def test_every_format_that_can_be_written_is_offered() -> None:
+    (offered,) = (each.type for each in cli.export.params if each.name == "formats")
+    assert set(offered.choices) == set(FORMATS)
+
+
+def test_the_net_itself_is_written_for_torch_and_answers(anabranch, checkpoint, photos, tmp_path) -> None:
+    done = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), "--format", "torch")
+    assert done.status == 0, done.err
+    assert "  torch f32: at most" in done.out
+    asked = anabranch("classify", str(Path(photos, "a/00.png")), "-m", str(tmp_path / "out"), "--engine", "torch")
+    assert asked.status == 0, asked.err
+    assert "(tiny on torch f32)" in asked.out
