@@ -103,7 +103,7 @@ def test_graphs_of_any_size_are_measured_and_given_to_servers(anabranch, checkpo
 
 
 def test_every_format_that_can_be_written_is_offered() -> None:
-    (offered,) = (each.type for each in cli.export.params if each.name == "formats")
+    (offered,) = (each.type for each in cli.app.commands["export"].params if each.name == "formats")
     assert set(offered.choices) == set(FORMATS)
 
 
