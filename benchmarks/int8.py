@@ -23,10 +23,10 @@ import numpy as np
 
 from anabranch.agree import agreement, logits_of
 from anabranch.arch import ARCHITECTURES
-from anabranch.calibration import draw
+from anabranch.calibration import Pictures, draw
 from anabranch.images.labelled import Labelled, open_labelled
 from anabranch.images.preprocess import Preprocess
-from anabranch.pack import Pictures, pack_checkpoint
+from anabranch.pack import pack_checkpoint
 from anabranch.record import record
 from anabranch.runtimes import open_model
 

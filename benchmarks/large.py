@@ -85,9 +85,8 @@ def build_and_pack(name: str, size_px: int, folder: str) -> dict[str, Any]:
 
     steps.end_with("anabranch.export.write", "write_onnx", lambda *_: "fold, write ONNX")
     steps.end_with("anabranch.export.write", "write_openvino", lambda *_: "write OpenVINO IR")
-    steps.end_with("anabranch.pack", "_answers", lambda *_: "the net's own answers")
-    steps.end_before("anabranch.pack", "open_model", "let go of the net or of an engine")
-    steps.end_with("anabranch.pack", "agreement", lambda predictor, *_: f"agreement, {predictor.engine}")
+    steps.end_before("anabranch.pack.measure", "open_model", "let go of the net or of an engine")
+    steps.end_with("anabranch.pack.measure", "logits_of", lambda predictor, *_: f"answers, {predictor.engine}")
     steps.end("import torch")
     net = fresh(name)
     weights_bytes = sum(tensor.nbytes for tensor in net.parameters())

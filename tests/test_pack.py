@@ -17,7 +17,8 @@ from anabranch.errors import ArtefactError, ExportError, MissingExtra, UsageErro
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.load import Trained, save_trained
 from anabranch.nets.net import build
-from anabranch.pack import F16_STORED_TOLERANCE, pack, pack_checkpoint, synthetic_pictures
+from anabranch.pack import pack, pack_checkpoint
+from anabranch.pack.measure import F16_STORED_TOLERANCE, synthetic_pictures
 from anabranch.runtimes import open_model
 
 GIVEN = {

@@ -1,0 +1,195 @@
+"""A net becomes an artefact: written, opened on every engine it is for, compared with the net, and only then named.
+
+The one place that stands over both wings; it needs torch.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+
+from anabranch.arch import name_of
+from anabranch.artefact import replacing, write_card
+from anabranch.calibration import Pictures
+from anabranch.card import Card, Weights
+from anabranch.checkpoints.trained import open_trained
+from anabranch.errors import UsageError, need
+from anabranch.export.any_size import check_any_size
+from anabranch.export.write import known_formats, weights_sha256, write_graphs
+from anabranch.images.preprocess import Preprocess
+from anabranch.nets.net import Net
+from anabranch.pack.measure import SYNTHETIC, measured, synthetic_pictures, wanted_of
+from anabranch.runtimes.open import ENGINES, everyday_formats
+from anabranch.version import VERSION
+
+# What made a format's files, of those that are not made wherever something is exported.
+_CONVERTERS = {
+    "tensorrt": "tensorrt_rtx_cu13",
+    "ncnn": "pnnx",
+    "mnn": "MNN",
+    "executorch": "executorch",
+    "litert": "litert-torch",
+}
+
+
+def pack(
+    net: Net,
+    folder: Path | str,
+    *,
+    preprocess: Preprocess,
+    labels: Sequence[str],
+    weights_name: str,
+    licence: str,
+    multi_label: bool = False,
+    formats: Iterable[str] | None = None,
+    stored: str = "f32",
+    precisions: Iterable[str] = ("f32",),
+    pictures: Pictures | None = None,
+    max_flips: float = 0.01,
+    layers: Path | None = None,
+    backbone: bool = False,
+    any_size: bool = False,
+    overwrite: bool = False,
+    keep_net: bool = True,
+) -> Card:
+    """Write the artefact of `net` to `folder`, measure every engine's agreement with it, and give the card.
+
+    formats: those of the everyday engines that are installed, if None. stored: f32, or f16 for OpenVINO files of half
+    the size. precisions: of f32, bf16 (computed from the f32 graph) and int8; each engine is measured in those that it
+    computes in. pictures: what it is measured on, and what int8 is calibrated by; synthetic ones if None. max_flips:
+    the share of them whose top-1 answer in bf16 or int8 may be another one than the net's. layers: a CSV file for the
+    error of each int8 layer, written even where the whole is refused. backbone: adds the graph
+    of the net's features, for `anabranch.open_backbone`. any_size: adds OpenVINO's graphs that resize and crop by
+    themselves, for `anabranch.open_any_size`. keep_net: False lets go of
+    the net's weights before an engine is opened, for which a large net needs the memory; the net is left on the meta
+    device. Nothing is left behind if it fails. Raises UsageError, ArtefactError, MissingExtra, and ExportError for an
+    engine whose answers are too far from the net's.
+    """
+    if len(labels) != net.num_classes:
+        raise UsageError(f"{len(labels)} labels for a net of {net.num_classes} classes; one for each is wanted")
+    formats = known_formats(everyday_formats() if formats is None else formats, stored)
+    precisions = _known_precisions(precisions, formats)
+    if backbone and not {"openvino", "onnx"} & set(formats):
+        raise UsageError("a backbone is written for openvino and onnx; ask for one of these formats too")
+    if any_size:
+        if "openvino" not in formats:
+            raise UsageError("graphs of any size are written for openvino; ask for that format too")
+        check_any_size(preprocess)
+    _need_engines(formats, precisions)  # before the work whose result it is to measure
+    if pictures is None:
+        pictures = Pictures(SYNTHETIC, synthetic_pictures(preprocess.crop_px))
+    if "int8" in precisions and pictures.calibration is None:
+        raise UsageError("int8 is calibrated by real pictures, and measured on others; give some")
+    graphs = {engine.graphs[each] for engine in ENGINES.values() for each in precisions if each in engine.graphs}
+    with replacing(Path(folder), overwrite=overwrite) as staging:
+        card = Card(
+            architecture=name_of(net.arch),
+            spec=net.arch,
+            weights=Weights(weights_name, weights_sha256(net)),
+            licence=licence,
+            labels=tuple(labels),
+            multi_label=multi_label,
+            preprocess=preprocess,
+            graphs=write_graphs(
+                net,
+                staging,
+                preprocess=preprocess,
+                formats=formats,
+                stored=stored,
+                precisions=sorted(graphs),
+                calibration=pictures.calibration,
+                layers=layers,
+                backbone=backbone,
+                any_size=any_size,
+            ),
+            agreement={},
+            pictures=pictures.name,
+            versions=_versions(formats),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_card(staging, card)  # the engines open an artefact, so it must be one
+        wanted = wanted_of(net, card, pictures, backbone=backbone)
+        if not keep_net:
+            net.to("meta")
+        card = measured(staging, card, wanted, pictures, precisions=precisions, max_flips=max_flips)
+        write_card(staging, card)
+    return card
+
+
+def pack_checkpoint(
+    checkpoint: Path,
+    folder: Path | str,
+    *,
+    like: str | None = None,
+    formats: Iterable[str] | None = None,
+    stored: str = "f32",
+    precisions: Iterable[str] = ("f32",),
+    pictures: Callable[[Preprocess, tuple[str, ...]], Pictures] | None = None,
+    max_flips: float = 0.01,
+    layers: Path | None = None,
+    backbone: bool = False,
+    any_size: bool = False,
+    overwrite: bool = False,
+) -> Card:
+    """`pack` of what `anabranch train` wrote, of published weights, or of any zoo's file `like` published weights.
+
+    pictures: gives them for the checkpoint's preprocessing and labels. Raises what
+    `anabranch.checkpoints.trained.open_trained` raises, too.
+    """
+    trained = open_trained(checkpoint, like=like)
+    return pack(
+        trained.net,
+        folder,
+        preprocess=trained.preprocess,
+        labels=trained.class_names,
+        weights_name=trained.name,
+        licence=trained.licence,
+        multi_label=trained.multi_label,
+        formats=formats,
+        stored=stored,
+        precisions=precisions,
+        pictures=pictures(trained.preprocess, tuple(trained.class_names)) if pictures else None,
+        max_flips=max_flips,
+        layers=layers,
+        backbone=backbone,
+        any_size=any_size,
+        overwrite=overwrite,
+        keep_net=False,
+    )
+
+
+def _known_precisions(precisions: Iterable[str], formats: Collection[str]) -> tuple[str, ...]:
+    """Each once. Raises UsageError for one that no engine of these formats computes in, and for none at all."""
+    asked = tuple(dict.fromkeys(precisions))
+    engines = [each for each in ENGINES.values() if each.format in formats and each.has_files]
+    known = dict.fromkeys(each for engine in engines for each in engine.graphs)
+    for name in asked:
+        if name not in known:
+            raise UsageError(f"{' and '.join(formats)} files are not computed in {name!r}, but in {', '.join(known)}")
+    if not asked:
+        raise UsageError(f"no precision was asked for; there are {', '.join(known)}")
+    for engine in engines:
+        if not any(name in engine.graphs for name in asked):
+            raise UsageError(f"{engine.format} files are computed in {', '.join(engine.graphs)}; ask for that too")
+    return asked
+
+
+def _need_engines(formats: Collection[str], precisions: Collection[str]) -> None:
+    for engine in ENGINES.values():
+        calibrates = engine.format == "onnx" and "int8" in precisions
+        if engine.needs and (engine.format in formats or calibrates) and find_spec(engine.needs[0]) is None:
+            need(engine.needs[0], extra=engine.needs[1])
+
+
+def _versions(formats: Collection[str]) -> dict[str, str]:
+    made_by = [
+        "torch",
+        "onnx",
+        "onnxscript",
+        "openvino",
+        *(_CONVERTERS[name] for name in formats if name in _CONVERTERS),
+    ]
+    return {"anabranch": VERSION, **{name: importlib.metadata.version(name) for name in made_by}}
