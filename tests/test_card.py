@@ -158,3 +158,9 @@ def test_what_was_right_on_labelled_pictures_is_read_back_and_read_strictly(said
         said["accuracy"]["net"]["f32"] = spoiled
         with pytest.raises(ArtefactError, match=r"accuracy\.net\.f32"):
             read(said)
+
+
+def test_a_precision_that_is_none_is_refused_as_it_may_lead_elsewhere(said, read):
+    said["graphs"]["openvino"]["/../../elsewhere"] = said["graphs"]["openvino"]["f32"]
+    with pytest.raises(ArtefactError, match="unknown key '/../../elsewhere'; f32, int8 are precisions"):
+        read(said)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from anabranch import engines
+from anabranch.engines import silenced
 from anabranch.errors import MissingExtra
 
 
@@ -50,3 +54,19 @@ def test_a_missing_onnxruntime_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtra, match=r"pip install 'anabranch\[onnxruntime\]'"):
         engines.onnxruntime()
+
+
+def test_both_outputs_come_back_when_two_threads_were_silent_at_once(capfd) -> None:
+    def silent(seconds: float) -> None:
+        with silenced():
+            os.write(1, b"unheard")
+            time.sleep(seconds)
+
+    threads = [threading.Thread(target=silent, args=(seconds,)) for seconds in (0.2, 0.3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os.write(1, b"out")
+    os.write(2, b"err")
+    assert capfd.readouterr() == ("out", "err")

@@ -25,6 +25,8 @@ CARD_VERSION = 1
 FEATURES = "features"  # beside the precisions of a format: the graph that gives feature maps, in f32
 ANY_SIZE = {"f32": "any-size", "int8": "any-size-int8"}  # and OpenVINO's that resize and crop by themselves
 
+_PRECISIONS = ("f32", "int8")  # of graphs; an engine may compute one of f32 in another
+
 Value = TypeVar("Value")
 
 
@@ -165,7 +167,7 @@ def card_from_json(value: object, labels: tuple[str, ...], *, where: str) -> Car
         labels=labels,
         multi_label=_typed(table.get("multi_label", False), bool, f"{where}: multi_label"),
         preprocess=_preprocess(table["preprocess"], f"{where}: preprocess"),
-        graphs=_map(table["graphs"], f"{where}: graphs", lambda v, w: _map(v, w, _graph)),
+        graphs=_map(table["graphs"], f"{where}: graphs", _precisions),
         agreement=_map(table["agreement"], f"{where}: agreement", lambda v, w: _map(v, w, _agreement)),
         accuracy=_map(table.get("accuracy", {}), f"{where}: accuracy", lambda v, w: _map(v, w, _accuracy)),
         pictures=_text(table["pictures"], f"{where}: pictures"),
@@ -190,6 +192,13 @@ def _graph_to_json(graph: Graph) -> dict[str, Any]:
 
 def _each(table: Mapping[str, Mapping[str, Value]], to_json: Callable[[Value], Any]) -> dict[str, dict[str, Any]]:
     return {name: {precision: to_json(value) for precision, value in row.items()} for name, row in table.items()}
+
+
+def _precisions(value: object, where: str) -> dict[str, Graph]:
+    graphs = _map(value, where, _graph)
+    if unknown := [name for name in graphs if name not in (*_PRECISIONS, FEATURES, *ANY_SIZE.values())]:
+        raise ArtefactError(f"{where} has an unknown key {unknown[0]!r}; {', '.join(_PRECISIONS)} are precisions")
+    return graphs
 
 
 def _graph(value: object, where: str) -> Graph:

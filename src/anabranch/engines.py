@@ -15,6 +15,7 @@ from anabranch.errors import need
 
 _CONVERTER = "openvino.tools.ovc"
 _one = threading.Lock()
+_silence = threading.RLock()  # held while both outputs lead nowhere, or a second thread would keep them there
 
 
 def openvino() -> ModuleType:
@@ -80,17 +81,18 @@ def usable_cores() -> int:
 @contextmanager
 def silenced() -> Iterator[None]:
     """Send nowhere what libraries write to either output past Python's own streams."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
-    kept = [(number, os.dup(number)) for number in (1, 2)]
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        for number, _ in kept:
-            os.dup2(nowhere, number)
-        yield
-    finally:
-        for number, old in kept:
-            os.dup2(old, number)
-            os.close(old)
-        os.close(nowhere)
+    with _silence:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        kept = [(number, os.dup(number)) for number in (1, 2)]
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            for number, _ in kept:
+                os.dup2(nowhere, number)
+            yield
+        finally:
+            for number, old in kept:
+                os.dup2(old, number)
+                os.close(old)
+            os.close(nowhere)

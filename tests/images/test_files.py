@@ -84,3 +84,15 @@ def test_a_folder_linked_from_elsewhere_is_walked(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     (other / "linked").symlink_to(folder / "deep", target_is_directory=True)
     assert names(picture_files([other]), other) == ["linked/d.tiff", "linked/er/c.webp"]
+
+
+def test_folders_that_link_to_one_another_are_walked_once_on_each_way(tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+    for name in "abc":
+        for other in set("abc") - {name}:
+            (tmp_path / name / f"to-{other}").symlink_to(tmp_path / other, target_is_directory=True)
+    found = names(picture_files([tmp_path]), tmp_path)
+    assert {"a/1.png", "a/to-b/1.png", "a/to-b/to-c/1.png"} <= set(found)
+    assert len(found) == 3 + 3 * 2 + 3 * 2, "each folder, from there the two others, and from there the last"

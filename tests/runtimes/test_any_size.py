@@ -158,3 +158,14 @@ print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_below_one_are_refused(made, threads) -> None:
+    with pytest.raises(UsageError, match=f"threads = {threads} does not fit"):
+        open_any_size(made, threads=threads)
+
+
+def test_what_is_no_picture_is_refused_by_name(made) -> None:
+    with pytest.raises(UsageError, match=r"takes pixels as uint8 \(N, H, W, 3\); it met a list"):
+        open_any_size(made).predict([[1]])

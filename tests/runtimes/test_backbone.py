@@ -89,11 +89,20 @@ def test_engines_that_run_none_are_refused(made) -> None:
 
 
 @pytest.mark.parametrize(
-    "pixels", [np.zeros((2, 8, 8), np.uint8), np.zeros((1, 8, 8, 3)), np.zeros((0, 8, 8, 3), "u1")]
+    "pixels", [np.zeros((2, 64, 64), np.uint8), np.zeros((1, 64, 64, 3)), np.zeros((0, 64, 64, 3), "u1"), [[1]]]
 )
 def test_what_is_no_picture_is_refused(made, pixels) -> None:
-    with pytest.raises(UsageError, match=r"uint8 \(N, H, W, 3\); it met"):
+    with pytest.raises(UsageError, match=r"uint8 \(N, H, W, 3\), H and W of at least \d+; it met"):
         open_backbone(made.folder).features(pixels)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_picture_may_be_as_small_as_the_largest_stride_and_no_smaller(made, engine) -> None:
+    backbone = open_backbone(made.folder, engine=engine)
+    least = backbone.strides[-1]
+    assert backbone.features(np.zeros((1, least, least, 3), np.uint8))[-1].shape[2:] == (1, 1)
+    with pytest.raises(UsageError, match=f"H and W of at least {least}; it met"):
+        backbone.embed(np.zeros((1, least, least - 1, 3), np.uint8))
 
 
 def test_a_graph_of_another_net_than_the_cards_is_refused(made, tmp_path) -> None:

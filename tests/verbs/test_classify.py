@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from PIL import Image
 
 from anabranch.images.decode import decode
 from anabranch.images.preprocess import Preprocess
+from anabranch.pack import pack
 from anabranch.runtimes import open_model, softmax
+from anabranch.verbs.rows import Rows
 
 INPUT = Preprocess(crop_px=33, resize_px=40, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
 LABELS = ["ant", "bee", "cat", "dög", "eel"]
@@ -126,6 +130,55 @@ def test_a_killed_run_is_gone_on_with_and_no_picture_comes_twice(anabranch, pack
     assert not list(tmp_path.glob("*.part"))
     again = anabranch(*arguments, tmp_path / "out.csv", "--resume")
     assert (again.status, "out.csv is complete" in again.err) == (2, True)
+
+
+@pytest.fixture
+def stopped_at(monkeypatch):
+    """A function that calls another one, which is interrupted as it is about to write so many rows and one."""
+
+    def call(rows: int, run: Callable[[], Any]) -> None:
+        write, calls = Rows.write, iter(range(rows + 1))  # with the header
+
+        def stopping(self: Rows, *cells: str) -> None:
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            write(self, *cells)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Rows, "write", stopping)
+            assert run().status == 130
+
+    return call
+
+
+@pytest.mark.parametrize("sources", [["."], ["many", "many/b.png", "many/*.png"]])
+def test_what_is_named_in_other_words_or_twice_is_gone_on_with(
+    anabranch, packed, tmp_path, monkeypatch, sources, stopped_at
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("many").mkdir()
+    for name in "abc":
+        Image.new("RGB", (40, 40)).save(f"many/{name}.png")
+    Path("many/b.png").write_bytes(b"no picture")
+    arguments = ["classify", *sources, "-m", packed.folder, "--csv"]
+    assert anabranch(*arguments, "whole.csv").status == 1
+    stopped_at(2, lambda: anabranch(*arguments, "out.csv"))
+    done = anabranch(*arguments, "out.csv", "--resume")
+    assert "holds 2 rows" in done.err
+    assert done.status == 1, "for what could not be read before, too"
+    assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
+
+
+def test_rows_of_another_graph_of_the_same_net_are_not_gone_on_with(
+    anabranch, packed, photos, tmp_path, stopped_at
+) -> None:
+    card = open_model(packed.folder).card
+    told = {"preprocess": card.preprocess, "labels": card.labels, "weights_name": "tiny.random", "licence": "CC0-1.0"}
+    pack(packed.net, tmp_path / "halved", formats=["openvino"], stored="f16", **told)
+    words = ["classify", photos, "--csv", tmp_path / "out.csv", "-m"]
+    stopped_at(1, lambda: anabranch(*words, packed.folder))
+    done = anabranch(*words, tmp_path / "halved", "--resume")
+    assert (done.status, "another model or other options" in done.err) == (2, True)
 
 
 def test_scaled_decoding_answers_for_the_pixels_of_a_smaller_jpeg(anabranch, packed, tmp_path) -> None:

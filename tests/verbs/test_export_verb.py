@@ -114,3 +114,17 @@ def test_the_net_itself_is_written_for_torch_and_answers(anabranch, checkpoint, 
     asked = anabranch("classify", str(Path(photos, "a/00.png")), "-m", str(tmp_path / "out"), "--engine", "torch")
     assert asked.status == 0, asked.err
     assert "(tiny on torch f32)" in asked.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--split", "train"], "--split is one of --calibrate DATA; give that too"),
+        (["--stored", "f16", "--precision", "int8", "--calibrate", "PHOTOS"], "--stored f16 is for files in f32"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(anabranch, checkpoint, photos, tmp_path, words, said) -> None:
+    words = [photos if word == "PHOTOS" else word for word in words]
+    done = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), *words)
+    assert (done.status, said in done.err) == (2, True)
+    assert not (tmp_path / "out").exists()

@@ -164,3 +164,21 @@ def test_an_export_that_is_ended_leaves_nothing_behind(mirrored, tmp_path) -> No
     process.terminate()
     assert process.wait() == 143
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--engine", "openvno"], "the nearest is openvino"),
+        (["--precision", "int9"], "does not compute in 'int9'"),
+        (["--threads", "0"], "threads = 0 does not fit"),
+        (["--precision", "int8"], "is no artefact, and int8 is calibrated as one is made: anabranch export"),
+    ],
+)
+def test_what_no_engine_does_is_refused_before_anything_is_fetched_or_exported(
+    anabranch, mirrored, photo, tmp_path, words, said
+) -> None:
+    done = anabranch("classify", "-m", "SE_ResNet18_vd", photo, *words)
+    assert (done.status, said in done.err) == (2, True)
+    assert "exporting" not in done.err
+    assert not (tmp_path / "cache").exists()

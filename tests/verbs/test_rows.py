@@ -21,7 +21,7 @@ class Stopped(Exception):
 def write(path: Path, names: list[str], *, stop: bool = False, resume: bool = False, maker: str = "a model") -> None:
     with csv_rows(str(path), HEADER, maker=maker, resume=resume) as rows:
         for name in names:
-            if not rows.has(name):
+            if not rows.take(name):
                 rows.write(name, "cat", "")
         if stop:
             raise Stopped
@@ -35,7 +35,7 @@ def stopped(path: Path, names: list[str]) -> Path:
     return part
 
 
-NAMES = ["a.jpg", 'b, "c".jpg', "d\ne.jpg", "\udcff.jpg", "ö.jpg"]
+NAMES = ["a.jpg", 'b, "c".jpg', "d\ne.jpg", "f\rg.jpg", "\udcff.jpg", "ö.jpg", "a.jpg"]
 
 
 @pytest.mark.parametrize("cut", range(1, 80))
@@ -47,7 +47,10 @@ def test_wherever_the_rows_are_cut_off_the_file_ends_the_same(tmp_path, cut) -> 
     write(tmp_path / "out.csv", NAMES, resume=True)
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     read = list(csv.reader(io.StringIO((tmp_path / "out.csv").read_text(encoding="utf-8"), newline="")))
-    assert [row[0] for row in read] == ["picture", *(name.replace("\udcff", "\\udcff") for name in NAMES)]
+    assert [row[0] for row in read] == [
+        "picture",
+        *(name.replace("\udcff", "\\udcff").replace("\r", "\\r") for name in NAMES),
+    ]
 
 
 def test_a_run_that_was_stopped_says_where_its_rows_are(tmp_path, capsys) -> None:
@@ -93,3 +96,22 @@ def test_two_runs_do_not_write_to_one_file(tmp_path) -> None:
 def test_a_pipe_is_not_gone_on_with() -> None:
     with pytest.raises(UsageError, match="no plain file"):
         write(Path("/dev/null"), ["a.jpg"], resume=True)
+
+
+def test_pictures_without_an_answer_are_counted_in_the_rows_that_were_there(tmp_path) -> None:
+    part = stopped(tmp_path / "out.csv", ["a.jpg"])
+    with part.open("a") as file:
+        file.write("b.jpg,,no picture\n")
+    with csv_rows(str(tmp_path / "out.csv"), HEADER, maker="a model", resume=True) as rows:
+        assert (rows.count, rows.unreadable) == (2, 1)
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="there is no /dev/stdout")
+def test_a_pipe_that_has_a_name_is_written_to() -> None:
+    script = f"""
+from anabranch.verbs.rows import csv_rows
+with csv_rows("/dev/stdout", {HEADER!r}, maker="a model", resume=False) as rows:
+    rows.write("a.jpg", "cat", "")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "picture,label,error\na.jpg,cat,\n"

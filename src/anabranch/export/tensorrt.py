@@ -28,6 +28,7 @@ def write_tensorrt(onnx_path: Path, path: Path) -> list[str]:
     profile.set_shape(pixels.name, one, one, most)
     config = builder.create_builder_config()
     config.add_optimization_profile(profile)
+    config.clear_flag(trt.BuilderFlag.TF32)  # f32 with 10 of its 23 bits
     built = builder.build_serialized_network(network, config)
     if built is None:
         raise ExportError(f"TensorRT cannot build an engine: {said[-1] if said else 'it does not say why'}")

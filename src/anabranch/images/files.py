@@ -78,15 +78,19 @@ def _sorted_walk(folder: str) -> Iterator[tuple[str, str]]:
         yield from ((root, name) for name in sorted(names) if not is_hidden(name))
 
 
-def _walk(folder: str) -> Iterable[tuple[str, list[str]]]:
-    """Each folder at any depth with its files, through links but for those that lead back up."""
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not is_hidden(name) and not _leads_up(os.path.join(root, name))]
-        yield root, names
+def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Each folder at any depth with its files, through links but for those that lead back to where one came from."""
+    waiting = [(folder, frozenset[str]())]
+    while waiting:
+        place, above = waiting.pop()
+        here = above | {os.path.realpath(place)}
+        _, folders, names = next(os.walk(place), (place, [], []))
+        yield place, names
+        below = (os.path.join(place, name) for name in folders if not is_hidden(name))
+        waiting += [(each, here) for each in below if not _leads_back(each, here)]
 
 
-def _leads_up(folder: str) -> bool:
-    if not os.path.islink(folder):
-        return False
-    target, home = os.path.realpath(folder), os.path.realpath(os.path.dirname(folder))
-    return os.path.commonpath([target, home]) == target
+def _leads_back(folder: str, above: frozenset[str]) -> bool:
+    """To one of the folders above it, by whatever way, or to one that holds such a folder."""
+    target = os.path.realpath(folder)
+    return any(os.path.commonpath([target, each]) == target for each in above)

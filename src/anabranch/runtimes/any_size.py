@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from anabranch.artefact import checked_files, read_card
 from anabranch.card import ANY_SIZE, Card
 from anabranch.errors import ArtefactError, UsageError, nearest
+from anabranch.runtimes.open import known_engine
 from anabranch.runtimes.openvino import OpenVinoGraph
 from anabranch.runtimes.predictor import check_pictures
 
@@ -41,6 +42,7 @@ def open_any_size(
         raise UsageError(
             f"a graph of any size does not compute in {precision!r}; the nearest is {nearest(precision, ANY_SIZE)[0]}"
         )
+    known_engine("openvino", precision, threads=threads)
     folder = Path(folder)
     card = read_card(folder)
     held = card.graphs.get("openvino", {}).get(ANY_SIZE[precision])

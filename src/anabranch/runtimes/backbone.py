@@ -37,13 +37,16 @@ class Backbone:
         return tuple(self.card.spec.stem_stride << stage for stage in range(len(self.card.spec.depths)))
 
     def features(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """(N, H, W, 3) RGB, any H and W -> each stage's (N, C, H/stride, W/stride), rounded up. Raises UsageError."""
-        check_pictures(pixels, "a backbone")
+        """(N, H, W, 3) RGB -> each stage's (N, C, H/stride, W/stride), rounded up.
+
+        H and W are any from the largest stride on. Raises UsageError.
+        """
+        check_pictures(pixels, "a backbone", least_px=self.strides[-1])
         return self._run(pixels)[:-1]
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, H, W, 3) RGB, any H and W -> (N, C), the mean of the last map. Raises UsageError."""
-        check_pictures(pixels, "a backbone")
+        """(N, H, W, 3) RGB of such sizes -> (N, C), the mean of the last map. Raises UsageError."""
+        check_pictures(pixels, "a backbone", least_px=self.strides[-1])
         return self._run(pixels)[-1]
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anabranch.card import Card
-from anabranch.engines import silenced
+from anabranch.engines import silenced, usable_cores
 from anabranch.errors import ArtefactError, need
 from anabranch.runtimes.one_by_one import OneByOnePredictor
 from anabranch.runtimes.predictor import check_graph
@@ -27,7 +26,7 @@ class LitertPredictor(OneByOnePredictor):
         with silenced():  # it tells its developers which delegates it has
             interpreter = importlib.import_module("ai_edge_litert.interpreter")
             try:
-                self._net = interpreter.Interpreter(model_path=str(path), num_threads=threads or os.cpu_count())
+                self._net = interpreter.Interpreter(model_path=str(path), num_threads=threads or usable_cores())
                 self._net.allocate_tensors()
             except (ValueError, RuntimeError) as error:
                 raise ArtefactError(f"LiteRT cannot read {path}: {str(error).splitlines()[0]}") from None

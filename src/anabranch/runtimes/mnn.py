@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anabranch.card import Card
-from anabranch.engines import mnn, silenced
+from anabranch.engines import mnn, silenced, usable_cores
 from anabranch.errors import ArtefactError
 from anabranch.runtimes.predictor import check_graph
 
@@ -30,7 +29,7 @@ class MnnPredictor:
         path = next(path for name, path in files.items() if name.endswith(".mnn"))
         library = mnn()
         self._expr = library.expr
-        config = {"backend": "CPU", "precision": "high", "numThread": threads or os.cpu_count()}
+        config = {"backend": "CPU", "precision": "high", "numThread": threads or usable_cores()}
         with silenced():  # it tells its developers what the processor can do
             runtime = library.nn.create_runtime_manager((config,))
             try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anabranch.card import Card
+from anabranch.engines import usable_cores
 from anabranch.errors import ArtefactError, need
 from anabranch.runtimes.one_by_one import OneByOnePredictor
 from anabranch.runtimes.predictor import check_graph
@@ -25,7 +25,7 @@ class NcnnPredictor(OneByOnePredictor):
         )
         self._net = net = need("ncnn", extra="edge").Net()
         self._mat = need("ncnn", extra="edge").Mat
-        net.opt.num_threads = threads or os.cpu_count()
+        net.opt.num_threads = threads or usable_cores()
         net.opt.use_vulkan_compute = False
         for narrow in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
             setattr(net.opt, f"use_{narrow}", False)  # f32 is what was asked for

@@ -16,6 +16,10 @@ if TYPE_CHECKING:  # half as long to import as numpy itself
     from numpy.typing import NDArray
 
 _ERRORS_ONLY = 3  # of its five levels of talk
+_SETTINGS = {  # else CUDA's f32 has 10 of its 23 bits
+    ("CUDAExecutionProvider", "f32"): {"use_tf32": "0"},
+    ("TensorrtExecutionProvider", "f16"): {"trt_fp16_enable": "1"},
+}
 
 
 class OnnxRuntimePredictor:
@@ -78,8 +82,7 @@ class OnnxRuntimeGraph:
         providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
         if provider is not None:
             _want(provider, ort.get_available_providers())
-            rounded = precision == "f16"  # an option of TensorRT's; CUDA computes what the graph says
-            providers.insert(0, (provider, {"trt_fp16_enable": "1"} if rounded else {}))
+            providers.insert(0, (provider, _SETTINGS.get((provider, precision), {})))
         try:
             self._session = ort.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:  # its errors share no other base

@@ -32,10 +32,15 @@ class Predictor(Protocol):
         ...
 
 
-def check_pictures(pixels: NDArray[np.uint8], who: str) -> None:
-    """Raises UsageError unless these are (N, H, W, 3) uint8, of any size but none."""
-    if str(pixels.dtype) != "uint8" or pixels.ndim != 4 or pixels.shape[-1] != 3 or 0 in pixels.shape:
-        raise UsageError(f"{who} takes pixels as uint8 (N, H, W, 3); it met {pixels.dtype} {pixels.shape}")
+def check_pictures(pixels: NDArray[np.uint8], who: str, *, least_px: int = 1) -> None:
+    """Raises UsageError unless these are (N, H, W, 3) uint8, with H and W of at least that."""
+    dtype = str(getattr(pixels, "dtype", ""))
+    shape: tuple[int, ...] = getattr(pixels, "shape", ())
+    if dtype == "uint8" and len(shape) == 4 and shape[0] > 0 and shape[3] == 3 and min(shape[1:3]) >= least_px:
+        return
+    met = f"{dtype} {shape}" if dtype else f"a {type(pixels).__name__}"
+    least = f", H and W of at least {least_px}" if least_px > 1 else ""
+    raise UsageError(f"{who} takes pixels as uint8 (N, H, W, 3){least}; it met {met}")
 
 
 def check_graph(path: Path, card: Card, *, takes: Sequence[object], gives: Sequence[object]) -> None:

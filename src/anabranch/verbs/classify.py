@@ -34,6 +34,7 @@ def run(
 ) -> int:
     """Print the answers for `sources` and return the exit status: 1 where a picture could not be read."""
     started = perf_counter()
+    failed = 0  # before this run, which goes on with another
 
     def answers(sources: Sequence[Source]) -> Iterator[Answer]:
         held = (source if isinstance(source, tuple) else Path(source) for source in sources)
@@ -42,15 +43,21 @@ def run(
     if csv_file is not None:
         top = min(top, predictor.card.num_classes)
         with csv_rows(csv_file, _header(top), maker=_maker(predictor, scaled), resume=resume) as rows:
-            left = [each for each in sources if not rows.has(each if isinstance(each, str) else each[0])]
+            left = [each for each in sources if not rows.take(_name(each))]
             tally = _write_csv(answers(left), rows, top)
+            failed = rows.unreadable
     elif json:
         tally = _print_json(answers(sources))
     else:
         tally = _print_blocks(answers(sources))
     if not json and csv_file != "-":
         print(_summary(tally, perf_counter() - started, predictor))
-    return 1 if tally.unreadable else 0
+    return 1 if tally.unreadable + failed else 0
+
+
+def _name(source: Source) -> str:
+    """As its answer is called."""
+    return str(Path(source)) if isinstance(source, str) else source[0]
 
 
 class _Tally:
@@ -143,10 +150,13 @@ def _header(top: int) -> list[str]:
 
 
 def _maker(predictor: Predictor, scaled: bool) -> str:
-    """What decides the rows, but for the pictures."""
+    """What decides the rows, but for the pictures. Of two artefacts of one net, the INT8 graphs may differ."""
     card = predictor.card
-    decoded = ["scaled"] if scaled else []
-    return "\n".join([card.weights.sha256, predictor.engine, repr(card.preprocess), *card.labels, *decoded])
+    graphs = sorted(
+        file.sha256 for kind in card.graphs.values() for graph in kind.values() for file in graph.files.values()
+    )
+    told = [card.weights.sha256, *graphs, predictor.engine, repr(card.preprocess), repr(card.multi_label), *card.labels]
+    return "\n".join([*told, *(["scaled"] if scaled else [])])
 
 
 def _summary(tally: _Tally, seconds: float, predictor: Predictor) -> str:

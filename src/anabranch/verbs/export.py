@@ -47,6 +47,10 @@ def run(
         raise UsageError("int8 is calibrated by real pictures; say where some lie with --calibrate DATA")
     if layers is not None and "int8" not in precisions:
         raise UsageError("--layers tells of the layers in int8; ask for --precision int8 too")
+    if split is not None and calibrate is None:
+        raise UsageError("--split is one of --calibrate DATA; give that too")
+    if stored != "f32" and not set(precisions) - {"int8"}:
+        raise UsageError(f"--stored {stored} is for files in f32; ask for --precision f32 too")
     known_servers(servers, formats or everyday_formats(), storage_uri)
     need("torch", extra="torch")
     need("onnxscript", extra="torch")
@@ -72,7 +76,8 @@ def run(
     if json:
         print_json(card_to_json(card))
         return 0
-    size_bytes = sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file())
+    files = (path.stat() for path in Path(out).rglob("*") if path.is_file())
+    size_bytes = sum({each.st_ino: each.st_size for each in files}.values())  # repositories are of hard links
     print(f"{out}: {card.weights.name}, {card.num_classes} classes, {size_bytes / 1e6:.1f} MB")
     print("\n".join(_figures(card)))
     print(f"  measured on {card.pictures}")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from anabranch.artefact import CARD_FILE, sha256
 from anabranch.cache import cache_folder
 from anabranch.errors import UnknownName, UsageError, need
-from anabranch.runtimes.open import ENGINES, builtin, many_streams, open_model
+from anabranch.runtimes.open import ENGINES, builtin, known_engine, many_streams, open_model
 from anabranch.runtimes.predictor import Predictor
 from anabranch.version import VERSION
 
@@ -36,9 +36,12 @@ def open_named(
     What is not an artefact is exported once and kept in the cache. `streams`: None for those that are best for `many`
     pictures, or for one. Raises UsageError, UnknownName, ArtefactError, CheckpointError, FetchError.
     """
+    known_engine(engine, precision, threads=threads, streams=streams or 1)  # before a download or an export
     if streams is None:
         streams = many_streams(engine, threads) if many else 1
-    return open_model(_artefact(name, engine), engine=engine, precision=precision, threads=threads, streams=streams)
+    return open_model(
+        _artefact(name, engine, precision), engine=engine, precision=precision, threads=threads, streams=streams
+    )
 
 
 def open_as(name: str) -> Predictor:
@@ -52,14 +55,18 @@ def open_as(name: str) -> Predictor:
     return open_named(name, engine=engine or "openvino", precision=precision or None, many=True)
 
 
-def _artefact(name: str | None, engine: str) -> Path:
+def _artefact(name: str | None, engine: str, precision: str | None) -> Path:
     if name is None:
         return builtin()
     if Path(name).is_dir():
         _refuse_run(Path(name))
         return Path(name)
-    formats = [ENGINES[engine].format] if engine in ENGINES else None  # which `open_model` refuses
-    return exported(checkpoint(name), formats=formats)
+    if precision is not None and ENGINES[engine].graphs[precision] != "f32":
+        raise UsageError(
+            f"{name} is no artefact, and {precision} is calibrated as one is made: "
+            f"anabranch export {name} -o DIR --precision {precision} --calibrate DATA"
+        )
+    return exported(checkpoint(name), formats=[ENGINES[engine].format])
 
 
 def checkpoint(name: str) -> Checkpoint:

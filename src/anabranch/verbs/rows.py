@@ -11,30 +11,51 @@ import glob
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from time import monotonic
+from typing import BinaryIO, NamedTuple, TextIO
 
 from anabranch.errors import UsageError
 
 _TEXT = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+_FLUSHED_S = 1.0  # a process that is killed loses the rows of so long
+
+
+class Kept(NamedTuple):
+    """The cells of a row that was there already by which it is known."""
+
+    name: str  # the first
+    error: str  # the last
 
 
 class Rows:
-    """`done`: what the rows that were there already are called, by their first cell."""
+    """Rows are written, and `done` are there already."""
 
-    def __init__(self, file: TextIO, done: Iterable[str] = ()):
+    def __init__(self, file: TextIO, done: Sequence[Kept] = ()):
+        self._file = file
         self._writer = csv.writer(file, lineterminator="\n")
-        self._done = frozenset(done)
-        self.count = len(self._done)
+        self._done = Counter(row.name for row in done)
+        self._flushed = monotonic()
+        self.count = len(done)
+        self.unreadable = sum(bool(row.error) for row in done)  # of those that were there already
 
-    def has(self, name: str) -> bool:
-        return bool(self._done) and name.encode(errors="backslashreplace").decode() in self._done
+    def take(self, name: str) -> bool:
+        """Whether a row of this name was there already. Each one counts once: a picture may be asked about twice."""
+        name = _told(name)
+        if not self._done[name]:
+            return False
+        self._done[name] -= 1
+        return True
 
-    def write(self, name: str, *cells: str) -> None:
-        self._writer.writerow([name, *cells])
+    def write(self, *cells: str) -> None:
+        self._writer.writerow(map(_told, cells))
         self.count += 1
+        if monotonic() - self._flushed > _FLUSHED_S:
+            self._file.flush()
+            self._flushed = monotonic()
 
 
 @contextmanager
@@ -42,18 +63,19 @@ def csv_rows(path: str, header: Sequence[str], *, maker: str, resume: bool) -> I
     """Write rows under `header` to the file `path`; `-` is standard output.
 
     `maker` tells what makes the rows: with `resume`, those that the same maker left are kept. What is no plain file,
-    such as a pipe, is written to as it is. Names that are no text are written with backslashes. Raises UsageError.
+    such as a pipe, is written to as it is. What is no text in a name, and a carriage return, is written with
+    backslashes. Raises UsageError.
     """
     if path == "-":
         yield _begun(sys.stdout, header)
         return
-    target = Path(path).resolve()
-    if target.exists() and not target.is_file():
+    if Path(path).exists() and not Path(path).is_file():
         if resume:
             raise UsageError(f"{path} is no plain file; only such a one is gone on with")
-        with _opened(target, "w", path) as file:
+        with _opened(Path(path), "w", path) as file:
             yield _begun(file, header)
         return
+    target = Path(path).resolve()
     mark = hashlib.sha256("\n".join((maker, *header)).encode()).hexdigest()[:8]
     part = target.with_name(f"{target.name}.{mark}.part")
     _refuse_others(part, target)
@@ -72,6 +94,8 @@ def csv_rows(path: str, header: Sequence[str], *, maker: str, resume: bool) -> I
             if done:
                 print(f"{part} holds {len(done):,} rows; going on after them", file=sys.stderr)
             yield rows
+            file.flush()
+            os.fsync(file.fileno())
     except BaseException:
         if rows is not None and rows.count:
             print(f"the rows so far are kept in {part}; --resume goes on with them", file=sys.stderr)
@@ -79,6 +103,11 @@ def csv_rows(path: str, header: Sequence[str], *, maker: str, resume: bool) -> I
             part.unlink()
         raise
     part.replace(target)
+
+
+def _told(cell: str) -> str:
+    """csv quotes no carriage return, and reads none that is not quoted."""
+    return cell.encode(errors="backslashreplace").decode().replace("\r", "\\r")
 
 
 def _begun(file: TextIO, header: Sequence[str]) -> Rows:
@@ -117,17 +146,17 @@ def _lock(file: TextIO, part: Path) -> None:
         raise UsageError(f"{part}: another process is writing to it") from None
 
 
-def _kept(part: Path, header: Sequence[str]) -> list[str]:
-    """The names of the rows in a part file, from which a row that is cut off is taken away; of none, all is."""
+def _kept(part: Path, header: Sequence[str]) -> list[Kept]:
+    """The rows in a part file, from which one that is cut off is taken away; where there is none, all is."""
     with part.open("rb") as file:
-        names, end = _whole_rows(file, len(header))
-    os.truncate(part, end if len(names) > 1 else 0)
-    return names[1:]
+        rows, end = _whole_rows(file, len(header))
+    os.truncate(part, end if len(rows) > 1 else 0)
+    return rows[1:]
 
 
-def _whole_rows(file: BinaryIO, width: int) -> tuple[list[str], int]:
-    """The first cell of each row up to the first that is cut off, and where that begins."""
-    names: list[str] = []
+def _whole_rows(file: BinaryIO, width: int) -> tuple[list[Kept], int]:
+    """Each row up to the first that is cut off, and where that begins."""
+    rows: list[Kept] = []
     read = end = 0
 
     def lines() -> Iterator[str]:
@@ -142,8 +171,8 @@ def _whole_rows(file: BinaryIO, width: int) -> tuple[list[str], int]:
         for row in csv.reader(lines(), strict=True):  # strict: a quote that nothing closes is an error
             if len(row) != width:
                 break
-            names.append(row[0])
+            rows.append(Kept(row[0], row[-1]))
             end = read
     except csv.Error:
         pass
-    return names, end
+    return rows, end
