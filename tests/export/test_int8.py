@@ -89,6 +89,21 @@ def test_what_is_brighter_than_all_that_was_shown_is_answered_badly(packed, tmp_
     assert apart(answers(tmp_path / "dark.onnx", ASKED), wanted) > 0.3
 
 
+def test_one_strange_picture_does_not_make_the_ranges_wide(packed, tmp_path) -> None:
+    def ranges(name: str, pixels: np.ndarray) -> np.ndarray:
+        """The scale of each activation."""
+        write_int8(packed.folder / "f32.onnx", tmp_path / name, pixels)
+        held = {tensor.name: to_array(tensor) for tensor in onnx.load(tmp_path / name).graph.initializer}
+        return np.array([held[each] for each in sorted(held) if each.endswith("_scale") and held[each].ndim == 0])
+
+    dark = np.tile(SHOWN // 8, (4, 1, 1, 1))
+    strange = np.concatenate([SHOWN[:1], dark[1:]])
+    narrow, wide, met = ranges("dark", dark), ranges("bright", SHOWN), ranges("strange", strange)
+    widened = (met - narrow)[wide > 2 * narrow] / (wide - narrow)[wide > 2 * narrow]
+    assert len(widened) > 3
+    assert np.median(widened) < 0.3, "it is in one of four batches"
+
+
 def test_the_same_pictures_give_the_same_file_and_nothing_else_is_left(packed, written, tmp_path) -> None:
     write_int8(packed.folder / "f32.onnx", tmp_path / "int8.onnx", SHOWN)
     assert (tmp_path / "int8.onnx").read_bytes() == written.read_bytes()

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from anabranch.engines import onnxruntime
 from anabranch.export.onnx import INPUT
 
-_BATCH = 8
+_BATCH = 32  # pictures, whose lowest and highest values are averaged over all batches
 
 
 def write_int8(f32: Path, path: Path, pixels: NDArray[np.uint8], *, symmetric: bool = False) -> list[str]:
     """Write the ONNX file `path`: that of `f32`, with QuantizeLinear and DequantizeLinear around what becomes INT8.
 
     pixels: (M, S, S, 3), pictures of the kind that will be asked about; a few hundred show the ranges. Activations
-    become u8: after a ReLU, s8 would leave half of its levels unused. Weights become s8 of 7 bits, -64 to 64: without
+    become u8: after a ReLU, s8 would leave half of its levels unused. Their ranges are those of 32 pictures in the
+    mean, so that one strange picture does not make all levels coarse. Weights become s8 of 7 bits, -64 to 64: without
     VNNI a processor adds two products of u8 and s8 in 16 bits, where those of 8 bits overflow in silence. `symmetric`:
     activations of s8 around zero, weights of 8 bits and biases in f32, for TensorRT. Gives the names of the files
     written. Raises MissingExtra.
@@ -38,7 +39,10 @@ def write_int8(f32: Path, path: Path, pixels: NDArray[np.uint8], *, symmetric: b
             reduce_range=not symmetric,
             activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
-            extra_options={"ActivationSymmetric": True, "QuantizeBias": False} if symmetric else {},
+            extra_options={
+                "CalibMovingAverage": True,
+                **({"ActivationSymmetric": True, "QuantizeBias": False} if symmetric else {}),
+            },
         )
     return [path.name]
 
