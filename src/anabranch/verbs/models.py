@@ -66,7 +66,7 @@ def _artefact(name: str | None, engine: str, precision: str | None) -> Path:
             f"{name} is no artefact, and {precision} is calibrated as one is made: "
             f"anabranch export {name} -o DIR --precision {precision} --calibrate DATA"
         )
-    return exported(checkpoint(name), formats=[ENGINES[engine].format])
+    return exported(checkpoint(name), ENGINES[engine].format)
 
 
 def checkpoint(name: str) -> Checkpoint:
@@ -106,13 +106,9 @@ def _refuse_run(folder: Path) -> None:
     raise UsageError(f"{folder} is a run's folder; {told}")
 
 
-def exported(found: Checkpoint, *, formats: list[str] | None = None) -> Path:
-    """The artefact of a checkpoint, from the cache where it has been exported before.
-
-    formats: those of the everyday engines that are installed, if None.
-    """
-    kinds = "-".join(formats or ["all"])
-    key = f"{found.sha256[:32]}{f'-{found.like}' if found.like else ''}-{kinds}-{VERSION}"
+def exported(found: Checkpoint, kind: str) -> Path:
+    """The artefact of a checkpoint in one format, from the cache where it has been exported before."""
+    key = f"{found.sha256[:32]}{f'-{found.like}' if found.like else ''}-{kind}-{VERSION}"
     folder = cache_folder() / "artefacts" / key
     if (folder / CARD_FILE).is_file():
         return folder
@@ -126,5 +122,5 @@ def exported(found: Checkpoint, *, formats: list[str] | None = None) -> Path:
     with FileLock(folder.with_name(f".{key}.lock")):
         if not (folder / CARD_FILE).is_file():
             print(f"exporting {found.like or found.file}, once", file=sys.stderr)
-            pack_checkpoint(found.file, folder, like=found.like, formats=formats, overwrite=True)
+            pack_checkpoint(found.file, folder, like=found.like, formats=[kind], overwrite=True)
     return folder
