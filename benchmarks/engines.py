@@ -30,17 +30,14 @@ from random_net import export
 from anabranch.engines import openvino
 from anabranch.nets.count import count
 from anabranch.record import record
+from anabranch.runtimes.openvino import offered_precisions
 from parity import environments
 
 HERE = Path(__file__).parent / "contenders"
 PEERS = Path(__file__).parents[1] / "tests/parity/peers"
 THREADS = str(len(os.sched_getaffinity(0)))
 BATCHES = (1, 4, 8)
-PRECISIONS = tuple(
-    each
-    for each, capability in {"f32": "FP32", "bf16": "BF16", "int8": "INT8"}.items()
-    if capability in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-)
+PRECISIONS = offered_precisions(openvino().Core())
 PEAK_MACS = 1024 * 1024 * 56 * 56  # of contenders/peak.py
 
 

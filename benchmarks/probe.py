@@ -7,9 +7,10 @@ five, of which 300 pictures each, PNGs in class folders, are then learnt by a pr
 tested on. A ResNeXt-50 at 224 px, with random weights, does the same with 200 and 20 of each, for its time's sake: its
 accuracy says only how far one gets without any weights. Fine-tuning is recipes/finetune.toml, in one process for each
 core. Its seconds are the run's own, without its start: of the first epoch without its test; and of the second with the
-test of the first. A probe's are its features and its head, cold but for the backbone's export (in INT8: and its
-calibration), which is made once and timed apart; and those with the test, whose pictures are looked at in f32. Each
-round runs everything once, in turn; medians and ranges are printed and recorded. Wants Linux.
+test of the first. A probe's are its features, in each precision that the processor computes, and its head, cold but for
+the backbone's export (in INT8: and its calibration), which is made once and timed apart; and those with the test, whose
+pictures are looked at in f32. Each round runs everything once, in turn; medians and ranges are printed and recorded.
+Wants Linux.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from anabranch.engines import openvino
 from anabranch.images.labelled import open_labelled
 from anabranch.record import record
+from anabranch.runtimes.openvino import offered_precisions
 from anabranch.train.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
 PICTURES = "/usr/share/datasets/fashion-mnist"
 BUILTIN = ROOT / "recipes/fashion-mnist.toml"
 SEEN, NEW = (0, 1, 3, 5, 8), (2, 4, 6, 7, 9)  # T-shirt, trouser, dress, sandal, bag; pullover, coat, shirt, two shoes
-PRECISIONS = ("f32", "int8")
+PRECISIONS = offered_precisions(openvino().Core())
 CORES = len(os.sched_getaffinity(0))
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from anabranch.errors import DatasetError, ExportError
+from anabranch.engines import openvino
+from anabranch.errors import DatasetError, ExportError, UsageError
 from anabranch.images.labelled import open_labelled
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import build
@@ -15,6 +16,7 @@ from anabranch.runtimes.openvino import OpenVinoPredictor
 from anabranch.train.features import features
 
 INPUT = Preprocess(crop_px=24, resize_px=24, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
+CPU_HAS_BF16 = "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 COUNT = 20  # of the pictures of a set
 
 
@@ -145,6 +147,26 @@ def test_features_in_int8_are_near_those_in_f32_and_kept_beside_them(net, colour
     np.testing.assert_array_equal(features(net, data, INPUT, cache=kept, precision="int8").values, rough.values)
     np.testing.assert_array_equal(features(net, data, INPUT, cache=kept).values, exact.values)
     assert seen == []
+
+
+@pytest.mark.skipif(not CPU_HAS_BF16, reason="this processor computes no bf16")
+def test_features_in_bf16_are_of_the_same_graph_and_near_those_in_f32(net, coloured, kept, seen) -> None:
+    data = open_labelled(coloured)
+    exact = features(net, data, INPUT, cache=kept)
+    exported = set((kept / "backbones").iterdir())
+    rough = features(net, data, INPUT, cache=kept, precision="bf16")
+    apart = np.linalg.norm(rough.values - exact.values) / np.linalg.norm(exact.values)
+    assert 1e-4 < apart < 0.05
+    assert set((kept / "backbones").iterdir()) == exported
+    seen.clear()
+    np.testing.assert_array_equal(features(net, data, INPUT, cache=kept, precision="bf16").values, rough.values)
+    assert seen == []
+
+
+@pytest.mark.skipif(CPU_HAS_BF16, reason="this processor computes bf16")
+def test_features_in_bf16_are_refused_where_the_processor_has_none(net, coloured, kept) -> None:
+    with pytest.raises(UsageError, match="no bf16"):
+        features(net, open_labelled(coloured), INPUT, cache=kept, precision="bf16")
 
 
 def test_too_few_pictures_show_int8_no_ranges(net, coloured, kept) -> None:

@@ -45,8 +45,7 @@ class OpenVinoGraph:
     def __init__(self, files: dict[str, Path], *, precision: str, threads: int | None, streams: int = 1):
         self.path = next(path for name, path in files.items() if name.endswith(".xml"))
         core = openvino().Core()
-        offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if _CAPABILITY[precision] not in offered:
+        if precision not in offered_precisions(core):
             raise UsageError(f"this processor computes no {precision} in OpenVINO; f32 runs everywhere")
         # Without a precision by name OpenVINO takes bf16 wherever the processor has it. What is INT8 the graph says.
         hint = "f32" if precision == "int8" else precision
@@ -72,6 +71,12 @@ class OpenVinoGraph:
         # A tensor that answers belongs to the request and is overwritten by its next answer: hand out copies.
         request.infer([np.ascontiguousarray(pixels)], share_inputs=True, share_outputs=True)
         return [np.array(request.get_output_tensor(index).data) for index in range(len(self.gives))]
+
+
+def offered_precisions(core: Any) -> tuple[str, ...]:
+    """What the processor computes in this OpenVINO core, of f32, bf16 and int8."""
+    offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(precision for precision, capability in _CAPABILITY.items() if capability in offered)
 
 
 def _cached() -> dict[str, str]:

@@ -35,7 +35,7 @@ Report = Callable[[int], None]  # told the number of pictures done
 _KIND = "features"
 _BATCH = 8
 _CHECKED = 8  # pictures on which the engine is held against torch
-_TOLERANCE = {"f32": 1e-3, "int8": 0.1}  # of the features' length, over those pictures
+_TOLERANCE = {"f32": 1e-3, "bf16": 0.05, "int8": 0.1}  # of the features' length, over those pictures
 _CALIBRATED = 128  # pictures that show INT8 its ranges
 
 
@@ -59,9 +59,9 @@ def features(
     """What the net's `embed` gives for each picture, from the folder `cache` where it is known already.
 
     It is computed anew where the backbone, the preprocessing or any picture is another one, and where the kept file is
-    damaged. precision: f32, or int8, whose ranges are those of some of these pictures. Raises DatasetError where more
-    than the share `unreadable` of the pictures cannot be read, or too few are there to show ranges, and ExportError
-    where the engine does not agree with torch.
+    damaged. precision: f32, bf16 where the processor has it, or int8, whose ranges are those of some of these pictures.
+    Raises DatasetError where more than the share `unreadable` of the pictures cannot be read, or too few are there to
+    show ranges, ExportError where the engine does not agree with torch, and UsageError where the processor has no bf16.
     """
     frozen = backbone(net)
     computes = _sha256([arch_to_json(net.arch), preprocess.to_json(), tensors_sha256(frozen.state_dict()), VERSION])
@@ -69,7 +69,7 @@ def features(
     path = cache / _KIND / f"{here}.safetensors"
     known = _kept(path)
     if known is None:
-        folder = cache / "backbones" / (computes if precision == "f32" else here)[:32]
+        folder = cache / "backbones" / (here if precision == "int8" else computes)[:32]
         engine = _engine(frozen, preprocess, folder, precision=precision, data=data)
         known = _computed(engine, data, unreadable, report)
         _check(engine, frozen, data, known, _TOLERANCE[precision])
@@ -117,7 +117,7 @@ def _pack(backbone: Net, preprocess: Preprocess, folder: Path, *, precision: str
         weights_name="backbone",
         licence="unknown",
         formats=("openvino",),
-        precisions=(precision,),
+        precisions=("int8" if precision == "int8" else "f32",),  # bf16 is computed from the f32 graph
         pictures=pictures,
         max_flips=1.0,  # the largest feature is not an answer
         overwrite=True,
