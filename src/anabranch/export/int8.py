@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.engines import onnxruntime
+from anabranch.export.bias import correct_biases
 from anabranch.export.onnx import INPUT
 
 _BATCH = 32  # pictures, whose lowest and highest values are averaged over all batches
@@ -24,15 +25,16 @@ def write_int8(f32: Path, path: Path, pixels: NDArray[np.uint8], *, symmetric: b
     pixels: (M, S, S, 3), pictures of the kind that will be asked about; a few hundred show the ranges. Activations
     become u8: after a ReLU, s8 would leave half of its levels unused. Their ranges are those of 32 pictures in the
     mean, so that one strange picture does not make all levels coarse. Weights become s8 of 7 bits, -64 to 64: without
-    VNNI a processor adds two products of u8 and s8 in 16 bits, where those of 8 bits overflow in silence. `symmetric`:
-    activations of s8 around zero, weights of 8 bits and biases in f32, for TensorRT. Gives the names of the files
-    written. Raises MissingExtra.
+    VNNI a processor adds two products of u8 and s8 in 16 bits, where those of 8 bits overflow in silence. Logits are
+    not rounded: one picture with large ones would leave the others a few levels. `symmetric`: activations of s8 around
+    zero, weights of 8 bits and biases in f32, for TensorRT. Gives the names of the files written. Raises MissingExtra.
     """
     onnxruntime()
     quantization = importlib.import_module("onnxruntime.quantization")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".int8.") as scratch:
+        prepared = prepare(f32, Path(scratch) / "prepared.onnx")
         quantization.quantize_static(
-            prepare(f32, Path(scratch) / "prepared.onnx"),
+            prepared,
             path,
             _Pictures(pixels),
             per_channel=True,
@@ -41,9 +43,11 @@ def write_int8(f32: Path, path: Path, pixels: NDArray[np.uint8], *, symmetric: b
             weight_type=quantization.QuantType.QInt8,
             extra_options={
                 "CalibMovingAverage": True,
+                "OpTypesToExcludeOutputQuantization": ["Gemm"],
                 **({"ActivationSymmetric": True, "QuantizeBias": False} if symmetric else {}),
             },
         )
+        correct_biases(prepared, path, pixels)
     return [path.name]
 
 

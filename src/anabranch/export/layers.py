@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from anabranch.disk import replacing_file
 from anabranch.engines import onnxruntime
 from anabranch.export.int8 import prepare
-from anabranch.export.onnx import INPUT
+from anabranch.export.onnx import INPUT, OUTPUT
 
 
 class Layer(NamedTuple):
-    """A layer's output that is held in INT8. Errors are lengths, over the length of the output in f32."""
+    """A layer's output that is held in INT8, or the logits. Errors are lengths, over the output's length in f32."""
 
     name: str  # of the module whose weights come last before it
     operation: str  # ONNX's
-    own: float  # by its rounding alone
+    own: float  # by its rounding alone; the logits are not rounded
     grown: float  # with all that it takes in from the layers before it
 
 
@@ -46,9 +46,13 @@ def layer_errors(f32: Path, int8: Path, pixels: NDArray[np.uint8]) -> list[Layer
         places = _places(onnx.load(prepared, load_external_data=False))
     matched = debug.create_activation_matching(*outputs)
     held = {tensor: matched[tensor] for tensor in places if "float" in matched.get(tensor, {})}
+    rounded, exact = (each[OUTPUT] for each in outputs)
     return [
-        Layer(*places[tensor], _own(places[tensor][1], each), _apart(each["float"], each["post_qdq"]))
-        for tensor, each in held.items()
+        *(
+            Layer(*places[tensor], _own(places[tensor][1], each), _apart(each["float"], each["post_qdq"]))
+            for tensor, each in held.items()
+        ),
+        Layer(*places[OUTPUT], 0.0, _apart(exact, rounded)),
     ]
 
 

@@ -1,0 +1,129 @@
+"""Biases of a quantised graph, corrected for what rounding adds to each layer's output in the mean.
+
+After Nagel et al. 2019 (https://arxiv.org/abs/1906.04721, section 4.2), with means that are met on pictures. What a
+convolution makes of the mean of its inputs is the mean of what it makes of each: one map a layer tells it, borders too.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from anabranch.engines import onnxruntime
+from anabranch.export.onnx import INPUT
+
+_LINEAR = ("Conv", "Gemm")
+_PICTURES = 128
+_BATCH = 4  # pictures, of which the inputs of all layers are held at once
+
+Array = NDArray[Any]
+
+
+class _Graph:
+    def __init__(self, path: Path):
+        self.model = onnx.load(path)
+        self.constants = {each.name: each for each in self.model.graph.initializer}
+        self.made_by = {name: node for node in self.model.graph.node for name in node.output}
+        self.biased = {  # all linear layers but some gates
+            node.name: node for node in self.model.graph.node if node.op_type in _LINEAR and len(node.input) > 2
+        }
+
+    def array(self, name: str) -> Array:
+        return numpy_helper.to_array(self.constants[name])
+
+
+class _Mean:
+    """A tensor over all pictures, as it is and as the graph rounds it."""
+
+    def __init__(self, scale: Array, zero: Array):
+        self._scale, self._zero, self._levels = np.float32(scale), int(zero), np.iinfo(zero.dtype)
+        self.exact: Array = np.zeros(())
+        self.rounded: Array = np.zeros(())
+
+    def add(self, values: NDArray[np.float32], of: int) -> None:
+        """values: (N, ...), of the `of` pictures that there are in all."""
+        levels = np.rint(values / self._scale)
+        np.clip(levels, self._levels.min - self._zero, self._levels.max - self._zero, out=levels)
+        self.exact = self.exact + values.sum(0, dtype=np.float64) / of
+        self.rounded = self.rounded + levels.sum(0, dtype=np.float64) * float(self._scale) / of
+
+
+def correct_biases(f32: Path, quantised: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write `quantised` anew: on `pixels` (M, S, S, 3) its layers' outputs are as high in the mean as those of `f32`.
+
+    Up to 128 of the pictures are looked at. f32: the graph that it was made from, with the names that it has. Each
+    layer is held against its twin on inputs of the f32 graph: what the layers before it do is theirs to mend. Raises
+    MissingExtra.
+    """
+    exact, rounded = _Graph(f32), _Graph(quantised)
+    taken = {name: rounded.made_by[rounded.made_by[node.input[0]].input[0]] for name, node in rounded.biased.items()}
+    means = {
+        each.input[0]: _Mean(rounded.array(each.input[1]), rounded.array(each.input[2])) for each in taken.values()
+    }
+    _look(f32, means, pixels[:_PICTURES])
+    for name, node in rounded.biased.items():
+        mean, twin = means[taken[name].input[0]], exact.biased[name]
+        wanted = _output(exact, twin, mean.exact, exact.array(twin.input[1]))
+        met = _output(exact, twin, mean.rounded, _floats(rounded, node.input[1]))
+        _add(rounded, node.input[2], wanted - met)
+    onnx.save(rounded.model, quantised)
+
+
+def _look(f32: Path, means: Mapping[str, _Mean], pixels: NDArray[np.uint8]) -> None:
+    model = onnx.load(f32, load_external_data=False)  # which lies beside it
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in means)
+    with tempfile.NamedTemporaryFile(dir=f32.parent, suffix=".onnx") as shown:
+        onnx.save(model, shown.name)
+        session = _session(shown.name)
+    for first in range(0, len(pixels), _BATCH):
+        held = session.run(list(means), {INPUT: np.ascontiguousarray(pixels[first : first + _BATCH])})
+        for mean, values in zip(means.values(), held, strict=True):
+            mean.add(values, len(pixels))
+
+
+def _output(exact: _Graph, node: onnx.NodeProto, mean: Array, weight: Array) -> NDArray[np.float64]:
+    """What a layer without its bias gives for each channel in the mean over places: (C,)."""
+    alone = onnx.NodeProto()
+    alone.CopyFrom(node)
+    del alone.input[:]
+    alone.input.extend(["x", "w"])
+    x, w, y = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("x", "w", alone.output[0])
+    )
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([alone], "layer", [x, w], [y]),
+        opset_imports=exact.model.opset_import,
+        ir_version=exact.model.ir_version,
+    )
+    given = {"x": mean[None].astype(np.float32), "w": weight}
+    (output,) = _session(model.SerializeToString()).run(None, given)
+    return np.asarray(output.mean(axis=(0, *range(2, output.ndim)), dtype=np.float64))
+
+
+def _floats(graph: _Graph, name: str) -> NDArray[np.float32]:
+    """A tensor behind DequantizeLinear, of one scale or one for each channel of its first axis."""
+    levels, scale, zero = (graph.array(each) for each in graph.made_by[name].input)
+    across = (-1, *[1] * (levels.ndim - 1)) if scale.ndim else ()
+    return (levels.astype(np.float32) - zero.reshape(across)) * scale.reshape(across)
+
+
+def _add(graph: _Graph, name: str, amounts: NDArray[np.float64]) -> None:
+    """To a bias in floats, or in the levels of its scale."""
+    if name in graph.constants:
+        changed = (graph.array(name) + amounts).astype(np.float32)
+    else:
+        name, scale, _ = graph.made_by[name].input
+        changed = (graph.array(name) + np.rint(amounts / graph.array(scale))).astype(np.int32)
+    graph.constants[name].CopyFrom(numpy_helper.from_array(changed, name))
+
+
+def _session(model: str | bytes) -> Any:
+    return onnxruntime().InferenceSession(model, providers=["CPUExecutionProvider"])
