@@ -13,6 +13,7 @@ from anabranch.report.measured import (
     folder_table,
     formats_table,
     int8_table,
+    layers_table,
     probe_table,
     told,
     training_cost_table,
@@ -54,13 +55,29 @@ def test_a_line_for_each_contender_says_time_and_share_of_the_peak() -> None:
         return {"batch 1": figure(median), "batch 4": figure(4 * median), "share_of_peak": {"batch 1": share}}
 
     told = {"anabranch f32": row(40, 0.87), "timm eager": row(100, 0.35), "peak f32": {"gmacs_per_s": 78.4}}
-    text = engines_table(
-        [{**WHERE, "nets": [{"arch": "a_net", "milliseconds": told}], "ratios": {"anabranch f32 over timm eager": 2.5}}]
-    )
+    run = {**WHERE, "nets": [{"arch": "a_net", "milliseconds": told}], "ratios": {"anabranch f32 over timm eager": 2.5}}
+    older = {**run, "ratios": {"anabranch f32 over timm eager": 1.5}}
+    other = {**run, "machine": {"cores": 2, "processor": "Another"}, "ratios": {"anabranch f32 over timm eager": 3.5}}
+    text = engines_table([older, other, run])
     assert "| a_net | anabranch f32 | 40.0 (39.0 to 42.0) | 160.0 (159.0 to 162.0) | 87% |" in text
     assert "| a_net | timm eager | 100.0 (99.0 to 102.0) | 400.0 (399.0 to 402.0) | 35% |" in text
     assert "anabranch f32 over timm eager 2.50x" in text
     assert "peak f32 78 to 78 GMAC/s" in text
+    assert "On Another, 2026-11-23, at 0123456789ab: anabranch f32 over timm eager 3.50x." in text
+    assert "1.50x" not in text
+
+
+def test_a_line_for_each_precision_says_what_each_kind_of_layer_takes() -> None:
+    kinds = {
+        "in groups": {"milliseconds": 1.25, "share_of_peak": 0.5},
+        "rest": {"milliseconds": 0.4, "share_of_peak": None},
+    }
+    met = {"milliseconds": 12.5, "share_of_peak": 0.87, "kinds": kinds}
+    bare = {**met, "kinds": {"rest": kinds["rest"]}}
+    text = layers_table([{**WHERE, "nets": [{"arch": "a_net", "precisions": {"f32": met, "int8": bare}}]}])
+    assert "| net | precision | ms | in groups | rest |" in text
+    assert "| a_net | f32 | 12.5 (87%) | 1.2 (50%) | 0.4 |" in text
+    assert "| a_net | int8 | 12.5 (87%) |  | 0.4 |" in text
 
 
 def test_a_line_for_each_folder_says_speed_share_memory_and_the_cold_start() -> None:

@@ -47,7 +47,10 @@ def formats_table(runs: Runs) -> str:
 
 
 def engines_table(runs: Runs) -> str:
-    """A line a net and contender: milliseconds a batch, and at batch 1 the share of the machine's peak."""
+    """A line a net and contender: milliseconds a batch, and at batch 1 the share of the machine's peak.
+
+    Of other machines the ratios alone, as they were met last.
+    """
     run = runs[-1]
     rows = []
     batches: list[str] = []
@@ -65,9 +68,42 @@ def engines_table(runs: Runs) -> str:
         if name.startswith("peak ")
     }
     told_peaks = "; ".join(f"{name} {min(each):.0f} to {max(each):.0f} GMAC/s" for name, each in peaks.items())
-    ratios = "; ".join(f"{name} {ratio:.2f}x" for name, ratio in run["ratios"].items())
     titles = ["net", "contender", *(f"ms, {batch}" for batch in batches), "of the peak"]
-    return _table(titles, rows, texts=2) + f"\nGeometric means at batch 1: {ratios}. {told_peaks}.\n" + _where(run)
+    means = f"\nGeometric means at batch 1: {_ratios(run)}. {told_peaks}.\n"
+    others = {_processor(each["machine"]): each for each in runs}
+    del others[_processor(run["machine"])]
+    elsewhere = "".join(
+        f"\nOn {processor}, {each['date'][:10]}, at {each['commit']}: {_ratios(each)}.\n"
+        for processor, each in others.items()
+    )
+    return _table(titles, rows, texts=2) + means + _where(run) + elsewhere
+
+
+def _ratios(run: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name} {ratio:.2f}x" for name, ratio in run["ratios"].items())
+
+
+def layers_table(runs: Runs) -> str:
+    """A line a net and precision: milliseconds of each kind of layer, and its share of the machine's peak."""
+    run = runs[-1]
+    kinds = list(
+        dict.fromkeys(kind for net in run["nets"] for met in net["precisions"].values() for kind in met["kinds"])
+    )
+
+    def cell(met: Mapping[str, Any]) -> str:
+        return f"{met['milliseconds']:.1f}" + (f" ({met['share_of_peak']:.0%})" if met["share_of_peak"] else "")
+
+    rows = [
+        [
+            net["arch"],
+            precision,
+            cell(met),
+            *(cell(met["kinds"][kind]) if kind in met["kinds"] else "" for kind in kinds),
+        ]
+        for net in run["nets"]
+        for precision, met in net["precisions"].items()
+    ]
+    return _table(["net", "precision", "ms", *kinds], rows, texts=2) + _where(run, told="Medians")
 
 
 def folder_table(runs: Runs) -> str:
@@ -165,11 +201,11 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int) 
     return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _where(run: Mapping[str, Any]) -> str:
+def _where(run: Mapping[str, Any], *, told: str = "Medians and ranges") -> str:
     machine = run["machine"]
     rounds = f"{run['rounds']} round{'' if run['rounds'] == 1 else 's'}"
     return (
-        f"\nMedians and ranges of {rounds} on {machine['cores']} cores of {_processor(machine)}, "
+        f"\n{told} of {rounds} on {machine['cores']} cores of {_processor(machine)}, "
         f"{run['date'][:10]}, at {run['commit']}.\n"
     )
 
@@ -182,7 +218,13 @@ def _processor(machine: Mapping[str, Any]) -> str:
 
 
 TABLES = {  # of each document
-    "deployment": {"engines": engines_table, "formats": formats_table, "int8": int8_table, "folder": folder_table},
+    "deployment": {
+        "engines": engines_table,
+        "layers": layers_table,
+        "formats": formats_table,
+        "int8": int8_table,
+        "folder": folder_table,
+    },
     "training": {"probe": probe_table, "training-speed": training_table, "training-cost": training_cost_table},
 }
 
