@@ -29,6 +29,18 @@ print(*[name for name in sys.modules if "telemetry" in name or name in ("torch",
     assert run(code) == ["end"]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system lends no process fewer cores")
+def test_cores_lent_to_others_are_not_counted():
+    code = """
+import os
+from anabranch.engines import usable_cores
+before = usable_cores()
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+print(before, usable_cores())
+"""
+    assert run(code) == [str(len(os.sched_getaffinity(0))), "1"]
+
+
 def test_what_was_left_out_of_openvino_is_there_for_others():
     code = """
 from anabranch.engines import openvino

@@ -82,6 +82,10 @@ def test_a_repository_lies_in_the_artefact_and_is_named(anabranch, checkpoint, t
     assert done.status == 0, done.err
     assert f"{tmp_path / 'out/deploy/triton'} is ready for triton" in done.out
     assert (tmp_path / "out/deploy/triton/tiny/config.pbtxt").is_file()
+    files = {each.stat().st_ino: each.stat().st_size for each in (tmp_path / "out").rglob("*") if each.is_file()}
+    linked = [each for each in (tmp_path / "out").rglob("*") if each.is_file() and each.stat().st_nlink > 1]
+    assert len(linked) > 1, "the repository is of hard links"
+    assert f", {sum(files.values()) / 1e6:.1f} MB\n" in done.out
 
 
 def test_a_server_that_lacks_its_format_is_refused_before_anything_is_made(anabranch, checkpoint, tmp_path) -> None:
