@@ -163,10 +163,11 @@ def test_features_in_bf16_are_of_the_same_graph_and_near_those_in_f32(net, colou
     assert seen == []
 
 
-@pytest.mark.skipif(CPU_HAS_BF16, reason="this processor computes bf16")
-def test_features_in_bf16_are_refused_where_the_processor_has_none(net, coloured, kept) -> None:
+def test_a_precision_that_the_processor_lacks_is_refused_before_an_export(net, coloured, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("anabranch.runtimes.openvino.offered_precisions", lambda core: ("f32",))
     with pytest.raises(UsageError, match="no bf16"):
-        features(net, open_labelled(coloured), INPUT, cache=kept, precision="bf16")
+        features(net, open_labelled(coloured), INPUT, cache=tmp_path / "kept", precision="bf16")
+    assert not (tmp_path / "kept").exists()
 
 
 def test_too_few_pictures_show_int8_no_ranges(net, coloured, kept) -> None:

@@ -45,8 +45,7 @@ class OpenVinoGraph:
     def __init__(self, files: dict[str, Path], *, precision: str, threads: int | None, streams: int = 1):
         self.path = next(path for name, path in files.items() if name.endswith(".xml"))
         core = openvino().Core()
-        if precision not in offered_precisions(core):
-            raise UsageError(f"this processor computes no {precision} in OpenVINO; f32 runs everywhere")
+        want_offered(core, precision)
         # Without a precision by name OpenVINO takes bf16 wherever the processor has it. What is INT8 the graph says.
         hint = "f32" if precision == "int8" else precision
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
@@ -77,6 +76,12 @@ def offered_precisions(core: Any) -> tuple[str, ...]:
     """What the processor computes in this OpenVINO core, of f32, bf16 and int8."""
     offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(precision for precision, capability in _CAPABILITY.items() if capability in offered)
+
+
+def want_offered(core: Any, precision: str) -> None:
+    """Raises UsageError where the processor does not compute in it."""
+    if precision not in offered_precisions(core):
+        raise UsageError(f"this processor computes no {precision} in OpenVINO; f32 runs everywhere")
 
 
 def _cached() -> dict[str, str]:

@@ -19,6 +19,7 @@ from torch import nn
 
 from anabranch.arch import arch_to_json
 from anabranch.calibration import Pictures
+from anabranch.engines import openvino
 from anabranch.errors import ArtefactError, CheckpointError, DatasetError, ExportError, ImageError, need
 from anabranch.images.labelled import Labelled
 from anabranch.images.preprocess import Preprocess
@@ -26,6 +27,7 @@ from anabranch.nets.load import load_strictly
 from anabranch.nets.net import Net
 from anabranch.nets.store import read_tensors, tensors_sha256, write_tensors
 from anabranch.runtimes.open import many_streams, open_model
+from anabranch.runtimes.openvino import want_offered
 from anabranch.runtimes.predictor import Predictor
 from anabranch.train.sets import want_few
 from anabranch.version import VERSION
@@ -93,6 +95,7 @@ def backbone(net: Net) -> Net:
 
 def _engine(backbone: Net, preprocess: Preprocess, folder: Path, *, precision: str, data: Labelled) -> Predictor:
     """The backbone as an artefact whose logits are features, packed into `folder` unless it is there and whole."""
+    want_offered(openvino().Core(), precision)  # before an export
     streams = many_streams("openvino")
     try:
         return open_model(folder, precision=precision, streams=streams, verify=True)
