@@ -122,6 +122,12 @@ Picture padded(const Picture& picture, std::int64_t crop_px) {
 }  // namespace
 
 Picture decode(const std::filesystem::path& path) {
+    Picture picture;
+    decode(path, picture);
+    return picture;
+}
+
+void decode(const std::filesystem::path& path, Picture& picture) {
     const std::string name = path.string();
     const Bytes data = read(path);
     if (data.size() < 3 || data[0] != 0xFF || data[1] != 0xD8 || data[2] != 0xFF) {
@@ -143,10 +149,9 @@ Picture decode(const std::filesystem::path& path) {
         throw Error(name + ": its colours are stored as RGB, CMYK or YCCK; only YCbCr and grey JPEG is read here");
     }
     check_size(width, height, is_progressive(data), name);
-    Picture picture(height, width);
+    picture.reshape(height, width);
     refuse_unless(tjDecompress2(decoder.get(), data.data(), num_bytes, picture.rgb.data(), width, 0, height, TJPF_RGB,
                                 TJFLAG_ACCURATEDCT | TJFLAG_STOPONWARNING | TJFLAG_LIMITSCANS) == 0);
-    return picture;
 }
 
 Picture preprocessed(const Picture& picture, const Preprocess& preprocess) {

@@ -23,6 +23,9 @@ struct Preprocess {
 // The pixels as stored, whatever EXIF says of their orientation. Throws Error.
 Picture decode(const std::filesystem::path& path);
 
+// The same into a picture that is there: a third sooner for many large ones, whose memory the system clears each time.
+void decode(const std::filesystem::path& path, Picture& picture);
+
 // The square of `crop_px` pixels.
 Picture preprocessed(const Picture& picture, const Preprocess& preprocess);
 

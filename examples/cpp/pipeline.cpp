@@ -67,14 +67,15 @@ public:
 
 private:
     void read_pictures() {
+        Picture decoded;
         std::unique_lock lock(mutex_);
         while (true) {
             changed_.wait(lock, [&] { return next_ == pictures_.size() || next_ < num_answered_ + slots_.size(); });
             if (next_ == pictures_.size()) return;
-            const fs::path& picture = pictures_[next_];
+            const fs::path& path = pictures_[next_];
             Slot& slot = slots_[next_++ % slots_.size()];
             lock.unlock();
-            slot.error = start(slot.request, picture);
+            slot.error = start(slot.request, path, decoded);
             lock.lock();
             slot.started = true;
             changed_.notify_all();
@@ -82,14 +83,15 @@ private:
     }
 
     // Empty, or what stands in the way.
-    std::string start(ov::InferRequest& request, const fs::path& picture) const try {
-        predictor_.fill(request, decode(picture));
+    std::string start(ov::InferRequest& request, const fs::path& path, Picture& decoded) const try {
+        decode(path, decoded);
+        predictor_.fill(request, decoded);
         request.start_async();
         return "";
     } catch (const Error& error) {
         return error.what();
     } catch (const std::exception& error) {  // such as a lack of memory, which names no picture
-        return picture.string() + ": " + error.what();
+        return path.string() + ": " + error.what();
     }
 
     Predictor& predictor_;

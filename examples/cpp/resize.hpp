@@ -1,6 +1,7 @@
 // Pillow's and OpenCV's resizing of 8-bit pictures, to the bit, computing only the part that is looked at.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -10,11 +11,18 @@ namespace anabranch {
 struct Picture {
     std::int64_t height = 0;
     std::int64_t width = 0;
-    std::vector<std::uint8_t> rgb;
+    std::vector<std::uint8_t> rgb;  // more than these rows where `reshape` has made it smaller
 
     Picture() = default;
     Picture(std::int64_t height, std::int64_t width)
         : height(height), width(width), rgb(static_cast<std::size_t>(height * width * 3)) {}
+
+    // Of another size, with whatever pixels; in the memory that it has, where that is enough.
+    void reshape(std::int64_t new_height, std::int64_t new_width) {
+        height = new_height;
+        width = new_width;
+        rgb.resize(std::max(rgb.size(), static_cast<std::size_t>(height * width * 3)));
+    }
 
     const std::uint8_t* row(std::int64_t y) const { return rgb.data() + y * width * 3; }
     std::uint8_t* row(std::int64_t y) { return rgb.data() + y * width * 3; }

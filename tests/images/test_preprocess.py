@@ -127,6 +127,20 @@ def test_pixels_are_pillows_at_any_size(resampler, height, width, crop_px, beyon
 
 
 @pytest.mark.parametrize("resampler", sorted(PILLOW))
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(1000, 1500), (1500, 1000), (256, 900), (257, 900), (513, 300), (1100, 70), (1100, 90), (300, 29), (31, 1200)],
+)
+def test_pixels_of_a_large_picture_are_pillows(resampler, height, width):
+    picture = noise(height, width)
+    preprocess = Preprocess(crop_px=56, resize_px=64, resampler=resampler)
+    new_height, new_width = preprocess.resized(height, width)
+    left, top = preprocess.crop_start(new_width), preprocess.crop_start(new_height)
+    expected = pillow_square(picture, resampler, (new_width, new_height), (left, top, left + 56, top + 56))
+    np.testing.assert_array_equal(preprocess(picture), expected)
+
+
+@pytest.mark.parametrize("resampler", sorted(PILLOW))
 @pytest.mark.parametrize(("height", "width"), [(3, 300), (300, 3), (7, 3001), (200, 210), (20, 20)])
 def test_resizing_only_what_the_crop_shows_is_at_most_a_grey_level_away(monkeypatch, resampler, height, width):
     picture = noise(height, width)

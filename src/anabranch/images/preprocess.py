@@ -25,6 +25,7 @@ from anabranch.errors import ImageError, UsageError, nearest
 if TYPE_CHECKING:  # a card or a catalogue is read without numpy, which costs more to import than both
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Resampling
 
 Fit = Literal["shorter-side", "squash"]
 Resampler = Literal["pillow-bilinear", "pillow-bicubic", "opencv-bilinear", "opencv-bicubic"]
@@ -37,6 +38,7 @@ IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 _WHOLE_PX = (
     16_000_000  # the largest picture that is resized as a whole by Pillow, 64 MB: sides of up to 1 to 250 at 256
 )
+_STRIP_ROWS = 256  # are narrowed at a time: of 64 to 1,000, the fewest milliseconds
 _OPENCV_PX = 50_000_000  # and by OpenCV, 150 MB; it cannot resize a part
 
 
@@ -158,17 +160,50 @@ class _Span:
 
 
 def _resize_with_pillow(picture: NDArray[np.uint8], rows: _Span, columns: _Span, resampler: str) -> NDArray[np.uint8]:
-    """`Image.resize`, then `Image.crop`. Of a strip that would become huge, only what the crop shows is resized.
+    """`Image.resize`, then `Image.crop`: the same bits, except where the whole would become huge."""
+    from PIL import Image
 
-    That gives the same pixels but for float32's error in where the filter sits: at most one grey level.
+    method = Image.Resampling[resampler.removeprefix("pillow-").upper()]
+    height, width = picture.shape[:2]
+    if rows.side * columns.side > _WHOLE_PX:
+        return _resize_window(picture, rows, columns, method)
+    if height - rows.side > 2 * max(0, width - columns.side):  # Pillow begins with the rows: its PR 9549
+        return _resize_whole(picture, rows, columns, method)
+    return _resize_by_strips(picture, rows, columns, method)
+
+
+def _resize_by_strips(picture: NDArray[np.uint8], rows: _Span, columns: _Span, method: Resampling) -> NDArray[np.uint8]:
+    """To the columns that the crop shows first, as Pillow does, but from a strip of rows at a time.
+
+    Pillow holds four bytes a pixel; a whole copy of 12 megapixels takes as long to make as to resize.
     """
     import numpy as np
     from PIL import Image
 
-    method = Image.Resampling[resampler.removeprefix("pillow-").upper()]
-    if rows.side * columns.side <= _WHOLE_PX:
-        resized = Image.fromarray(picture).resize((columns.side, rows.side), method)
-        return np.asarray(resized.crop((columns.first, rows.first, columns.last, rows.last)))
+    height = picture.shape[0]
+    top, bottom = rows.seen(height)
+    narrowed = Image.new("RGB", (columns.last - columns.first, height))
+    for first in range(top, bottom, _STRIP_ROWS):
+        strip = Image.fromarray(picture[first : min(bottom, first + _STRIP_ROWS)])
+        strip = strip.resize((columns.side, strip.height), method)
+        narrowed.paste(strip.crop((columns.first, 0, columns.last, strip.height)), (0, first))
+    resized = narrowed.resize((narrowed.width, rows.side), method)
+    return np.asarray(resized.crop((0, rows.first, resized.width, rows.last)))
+
+
+def _resize_whole(picture: NDArray[np.uint8], rows: _Span, columns: _Span, method: Resampling) -> NDArray[np.uint8]:
+    import numpy as np
+    from PIL import Image
+
+    resized = Image.fromarray(picture).resize((columns.side, rows.side), method)
+    return np.asarray(resized.crop((columns.first, rows.first, columns.last, rows.last)))
+
+
+def _resize_window(picture: NDArray[np.uint8], rows: _Span, columns: _Span, method: Resampling) -> NDArray[np.uint8]:
+    """Of what the crop shows alone. Float32's error in where the filter sits makes one grey level at most."""
+    import numpy as np
+    from PIL import Image
+
     height, width = picture.shape[:2]
     (top, bottom), (left, right) = rows.seen(height), columns.seen(width)
     y, x = rows.scale(height), columns.scale(width)
