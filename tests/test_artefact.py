@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 
 import pytest
@@ -130,13 +131,26 @@ def test_one_flipped_bit_is_found(folder):
         read_card(folder, verify=True)
 
 
-def test_large_files_are_hashed_only_when_asked(folder, monkeypatch):
-    monkeypatch.setattr("anabranch.artefact.HASHED_AT_OPENING_BYTES", 10)
+def test_a_large_file_is_hashed_again_when_it_was_written_to_or_that_is_asked(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr("anabranch.artefact.HASHED_EACH_TIME_BYTES", 10)
+    monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path / "cache"))
     files = read_card(folder).graphs["openvino"]["f32"].files
-    (folder / "f32.bin").write_bytes(bytes(files["f32.bin"].size_bytes))
+    path = folder / "f32.bin"
+    whole, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    path.write_bytes(bytes(len(whole)))
+    with pytest.raises(ArtefactError, match=r"f32\.bin is not the file"):
+        checked_files(folder, files)
+    path.write_bytes(whole)
+    os.utime(path, ns=times)
+    assert set(checked_files(folder, files)) == {"f32.xml", "f32.bin"}
+    path.write_bytes(bytes(len(whole)))
+    os.utime(path, ns=times)  # as a disk does that forgets
     assert set(checked_files(folder, files)) == {"f32.xml", "f32.bin"}
     with pytest.raises(ArtefactError, match=r"f32\.bin is not the file"):
         checked_files(folder, files, verify=True)
+    path.touch()
+    with pytest.raises(ArtefactError, match=r"f32\.bin is not the file"):
+        checked_files(folder, files)
 
 
 def test_a_link_that_leads_out_of_the_folder_is_refused(folder, tmp_path):
@@ -195,6 +209,23 @@ def test_an_empty_folder_is_filled(tmp_path):
     with replacing(tmp_path / "empty") as staging:
         (staging / "card.json").write_text("new")
     assert (tmp_path / "empty" / "card.json").read_text() == "new"
+
+
+def test_an_artefact_whose_successor_never_came_is_there_again(folder, tmp_path):
+    retired, partial = (tmp_path / f".copy.0123abcd.{end}" for end in ("old", "partial"))
+    folder.rename(retired)
+    partial.mkdir()
+    with pytest.raises(ArtefactError, match="already holds an artefact"), replacing(folder):
+        pass
+    assert read_card(folder, verify=True).labels[0] == "ant"
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_an_artefact_that_has_given_way_is_taken_away(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / ".copy.0123abcd.old")
+    with replacing(folder, overwrite=True) as staging:
+        shutil.copytree(folder, staging, dirs_exist_ok=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
 def test_what_a_killed_process_left_half_built_is_taken_away_and_what_is_being_built_is_not(tmp_path):

@@ -32,7 +32,7 @@ DOORS = {
     "fetch": f"{FIRST} cache artefact",
     "engines": GROUND,
     "card": f"{FIRST} engines",
-    "artefact": f"{FIRST} engines card",
+    "artefact": f"{FIRST} cache engines card",
     # 2: torch's wing, and the engines' wing
     "nets": BETWEEN,
     "checkpoints": f"{BETWEEN} nets",

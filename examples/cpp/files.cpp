@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cctype>
+#include <iterator>
 #include <set>
 #include <string>
-#include <tuple>
+#include <system_error>
+#include <utility>
 
 #include "error.hpp"
 
@@ -22,11 +24,39 @@ bool is_jpeg(const fs::path& path) {
     return suffixes.count(suffix) == 1;
 }
 
-// Whether a linked folder holds the link itself, so that following it would never end.
-bool leads_up(const fs::path& link) {
-    const fs::path target = fs::canonical(link);
-    const fs::path home = fs::canonical(link.parent_path());
-    return std::mismatch(target.begin(), target.end(), home.begin(), home.end()).first == target.end();
+// Where a folder really is; as it is named, where the system cannot tell.
+fs::path followed(const fs::path& folder) {
+    std::error_code failed;
+    const fs::path target = fs::canonical(folder, failed);
+    return failed ? fs::absolute(folder, failed).lexically_normal() : target;
+}
+
+struct Held {
+    std::vector<fs::path> folders, pictures;
+};
+
+// What a folder holds but for hidden names: nothing, where it cannot be read to its end.
+Held held_by(const fs::path& folder) {
+    std::error_code failed;
+    Held held;
+    for (fs::directory_iterator entry(folder, failed), end; entry != end; entry.increment(failed)) {
+        if (is_hidden(*entry)) continue;
+        if (std::error_code unknown; entry->is_directory(unknown)) {
+            held.folders.push_back(*entry);
+        } else if (is_jpeg(*entry)) {
+            held.pictures.push_back(*entry);
+        }
+    }
+    if (failed) return {};
+    return held;
+}
+
+// Whether a folder is, by whatever way, one of those above it, or holds one of them.
+bool leads_back(const fs::path& folder, const std::vector<fs::path>& above) {
+    const fs::path target = followed(folder);
+    return std::any_of(above.begin(), above.end(), [&](const fs::path& each) {
+        return std::mismatch(target.begin(), target.end(), each.begin(), each.end()).first == target.end();
+    });
 }
 
 bool comes_before(const fs::path& one, const fs::path& other) {
@@ -40,14 +70,15 @@ bool comes_before(const fs::path& one, const fs::path& other) {
 
 std::vector<fs::path> pictures_in(const fs::path& folder) {
     std::vector<fs::path> pictures;
-    for (auto entry = fs::recursive_directory_iterator(
-             folder, fs::directory_options::follow_directory_symlink | fs::directory_options::skip_permission_denied);
-         entry != fs::recursive_directory_iterator(); ++entry) {
-        if (entry->is_directory()) {
-            const bool passed_over = is_hidden(*entry) || (entry->is_symlink() && leads_up(*entry));
-            if (passed_over) entry.disable_recursion_pending();
-        } else if (is_jpeg(*entry) && !is_hidden(*entry)) {
-            pictures.push_back(*entry);
+    std::vector<std::pair<fs::path, std::vector<fs::path>>> waiting{{folder, {}}};  // each with the folders above it
+    while (!waiting.empty()) {
+        auto [place, above] = std::move(waiting.back());
+        waiting.pop_back();
+        above.push_back(followed(place));
+        Held held = held_by(place);
+        std::move(held.pictures.begin(), held.pictures.end(), std::back_inserter(pictures));
+        for (const fs::path& each : held.folders) {
+            if (!leads_back(each, above)) waiting.emplace_back(each, above);
         }
     }
     if (pictures.empty()) throw Error(folder.string() + ": no JPEG in this folder");

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from anabranch.card import Agreement
 from anabranch.errors import DatasetError, UsageError
 from anabranch.images.labelled import Labelled
-from anabranch.runtimes.pipeline import Guess, Picture, answer
+from anabranch.runtimes.pipeline import Answer, Guess, Picture, answer
 from anabranch.runtimes.predictor import Predictor
 
 
@@ -29,7 +29,7 @@ class Flip:
 class Comparison:
     agreement: Agreement
     flips: tuple[Flip, ...]  # in the order of the pictures
-    unreadable: tuple[tuple[str, str], ...]  # name and reason; in no figure
+    unreadable: tuple[tuple[str, str], ...]  # by one or both, name and reason; in no figure
 
 
 def compare(
@@ -41,28 +41,31 @@ def compare(
     where the two do not have the same classes, DatasetError where no picture can be read.
     """
     index_of = _matched(ours, reference)
-    names: list[str] = []
-    logits: list[list[NDArray[np.float32]]] = []
-    best: list[list[Guess]] = []
-    unreadable: list[tuple[str, str]] = []
-    for done, predictor in ((0, ours), (len(data), reference)):
-        names, unreadable = [], []
-        logits.append([])
-        best.append([])
-        pictures = (Picture(name, partial(data.picture, index)) for index, name in enumerate(data.names))
-        for number, each in enumerate(answer(predictor, pictures, top=1), start=1):
-            if each.logits is None:
-                unreadable.append((each.name, str(each.error)))
-            else:
-                names.append(each.name)
-                logits[-1].append(each.logits)
-                best[-1].append(each.guesses[0])
-            report(done + number)
-    if not names:
+    asked = [_asked(ours, data, report), _asked(reference, data, lambda done: report(len(data) + done))]
+    unreadable, read = [], []
+    for answers in zip(*asked, strict=True):
+        if reason := next((each.error for each in answers if each.logits is None), None):
+            unreadable.append((answers[0].name, reason))
+        else:
+            read.append(answers)
+    if not read:
         raise DatasetError(f"none of the {len(data)} pictures could be read; the first: {unreadable[0][1]}")
-    met = agreement(np.stack(logits[0])[:, index_of], np.stack(logits[1]))
-    flips = (Flip(name, *pair) for name, *pair in zip(names, *best, strict=True) if pair[0].label != pair[1].label)
-    return Comparison(met, tuple(flips), tuple(unreadable))
+    mine, theirs = (np.stack([each.logits for each in answers]) for answers in zip(*read, strict=True))
+    flips = [
+        Flip(our.name, our.guesses[0], their.guesses[0])
+        for our, their in read
+        if our.guesses[0].label != their.guesses[0].label
+    ]
+    return Comparison(agreement(mine[:, index_of], theirs), tuple(flips), tuple(unreadable))
+
+
+def _asked(predictor: Predictor, data: Labelled, report: Callable[[int], None]) -> list[Answer]:
+    answers = []
+    pictures = (Picture(name, partial(data.picture, index)) for index, name in enumerate(data.names))
+    for each in answer(predictor, pictures, top=1):
+        answers.append(each)
+        report(len(answers))
+    return answers
 
 
 def _matched(ours: Predictor, reference: Predictor) -> list[int]:

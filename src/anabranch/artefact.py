@@ -16,19 +16,20 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from anabranch.cache import cache_folder
 from anabranch.card import Card, File, card_from_json, card_to_json, labels_text
 from anabranch.errors import ArtefactError
 
 CARD_FILE = "card.json"
 LABELS_FILE = "labels.txt"
 
-# Opening hashes files up to this size, which takes a tenth of a second; of larger ones only the size is compared,
-# unless the caller asks for `verify`.
-HASHED_AT_OPENING_BYTES = 64 << 20
+# Files up to this size are hashed each time, which takes a tenth of a second; larger ones the first time that they are
+# met at a place, and when their size or their time of change is another one.
+HASHED_EACH_TIME_BYTES = 64 << 20
 
 
 def read_card(folder: Path, *, verify: bool = False) -> Card:
@@ -51,9 +52,10 @@ def read_card(folder: Path, *, verify: bool = False) -> Card:
 
 
 def checked_files(folder: Path, files: Mapping[str, File], *, verify: bool = False) -> dict[str, Path]:
-    """Where each of these files lies, once its size, and its hash if it is small or `verify` is set, are the card's.
+    """Where each of these files lies, once its size and its hash are the card's.
 
-    Raises ArtefactError for a file that is missing, changed, or outside the folder.
+    verify: also a large file that has been hashed before. Raises ArtefactError for a file that is missing, changed, or
+    outside the folder.
     """
     home = folder.resolve()
     paths = {}
@@ -69,13 +71,38 @@ def checked_files(folder: Path, files: Mapping[str, File], *, verify: bool = Fal
                 f"{path} holds {size_bytes:,} bytes; the card says {wanted.size_bytes:,}. "
                 "Copy or export the artefact again"
             )
-        if (verify or size_bytes <= HASHED_AT_OPENING_BYTES) and (met := sha256(path)) != wanted.sha256:
-            raise ArtefactError(
-                f"{path} is not the file that the card describes: its SHA-256 is {met[:12]}..., "
-                f"the card says {wanted.sha256[:12]}... Copy or export the artefact again"
-            )
+        noted = _hashed_before(path, wanted) if size_bytes > HASHED_EACH_TIME_BYTES else None
+        if verify or noted is None or not noted.exists():
+            if (met := sha256(path)) != wanted.sha256:
+                raise ArtefactError(
+                    f"{path} is not the file that the card describes: its SHA-256 is {met[:12]}..., "
+                    f"the card says {wanted.sha256[:12]}... Copy or export the artefact again"
+                )
+            _note(noted)
         paths[name] = path
     return paths
+
+
+def file_ending(files: Mapping[str, Path], suffix: str) -> Path:
+    """The file of a graph that ends so. Raises ArtefactError where the card names none."""
+    for name, path in files.items():
+        if name.endswith(suffix):
+            return path
+    raise ArtefactError(f"the card names no {suffix} file, but {', '.join(files)}. Export the artefact again")
+
+
+def _hashed_before(path: Path, wanted: File) -> Path:
+    """The file in the cache that says that this one, as it lies there, has this hash."""
+    met = path.stat()
+    key = repr((str(path.resolve()), met.st_size, met.st_mtime_ns, wanted.sha256))
+    return cache_folder() / "hashed" / hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
+
+
+def _note(file: Path | None) -> None:
+    if file is not None:
+        with suppress(OSError):  # without it, the hash is computed the next time too
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
 
 
 def write_card(folder: Path, card: Card) -> None:
@@ -106,13 +133,15 @@ def replacing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     ArtefactError.
     """
     folder = folder.absolute()
-    refuse_to_replace(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unique = secrets.token_hex(4)
     _sweep(folder)
+    refuse_to_replace(folder, overwrite=overwrite)
+    unique = secrets.token_hex(4)
     staging = folder.with_name(f".{folder.name}.{unique}.partial")
-    staging.mkdir()
-    lock = _locked(staging)
+    unseen = folder.with_name(f".{folder.name}.{unique}.new")  # under this name nobody sweeps it before it is held
+    unseen.mkdir()
+    lock = _locked(unseen)
+    unseen.rename(staging)
     try:
         yield staging
         refuse_to_replace(folder, overwrite=overwrite)  # it may have come into being meanwhile
@@ -124,12 +153,22 @@ def replacing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes that were killed left half built: nobody holds it."""
+    """Clear up after processes that were killed: what is half built, which nobody holds, and what was to give way.
+
+    That comes back where its successor had not taken its place.
+    """
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
         lock = _locked(left)
         if lock is not None:
             shutil.rmtree(left, ignore_errors=True)
             os.close(lock)
+    for retired in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
+        if retired.with_suffix(".partial").exists():  # of a process that is about to put it there
+            continue
+        if folder.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            retired.rename(folder)
 
 
 def _locked(folder: Path) -> int | None:

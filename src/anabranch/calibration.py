@@ -47,7 +47,7 @@ def draw(data: Labelled, preprocess: Preprocess, labels: tuple[str, ...], *, nam
             indices.append(index)
         except ImageError as error:
             unreadable.append(str(error))
-    if len(pixels) < _FEWEST or len(unreadable) > 0.01 * len(data):
+    if len(pixels) < _FEWEST or len(unreadable) > 0.01 * (len(pixels) + len(unreadable)):
         told = f", and {len(unreadable)} cannot be read: {unreadable[0]}" if unreadable else ""
         raise DatasetError(
             f"{name}: {len(pixels)} pictures are there to calibrate by{told}; {_FEWEST} at least are wanted"

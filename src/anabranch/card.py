@@ -208,6 +208,8 @@ def _graph(value: object, where: str) -> Graph:
         raise ArtefactError(f"{where}.stored is {stored!r}; f32, f16 or int8 was expected")
     files = _map(table["files"], f"{where}.files", _file)
     for name in files:
+        if not name.isprintable():  # a null character or half a surrogate pair is no name on any disk
+            raise ArtefactError(f"{where}.files: {name!r} is no name of a file; export the artefact again")
         path = PurePosixPath(name)
         if path.is_absolute() or "\\" in name or ":" in name or str(path) != name or {"..", "."} & {*path.parts, name}:
             raise ArtefactError(f"{where}.files: {name!r} leaves the folder; a plain path inside it was expected")
@@ -303,7 +305,10 @@ def _count(value: object, where: str) -> int:
 
 
 def _measure(value: object, where: str) -> float:
-    number = _typed(float(value) if type(value) is int else value, float, where)
+    try:
+        number = _typed(float(value) if type(value) is int else value, float, where)
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
     if not (math.isfinite(number) and number >= 0):
         raise ArtefactError(f"{where} is {number}; a finite number of at least 0 was expected")
     return number

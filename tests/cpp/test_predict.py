@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +135,14 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_a_folder_gives_the_csv_of_the_python_command(predict, folder_of_pictures):
-    cpp = predict(builtin(), folder_of_pictures, "--top", 3)
+def assert_same_csv(predict: Callable[..., subprocess.CompletedProcess[bytes]], folder: Path, *, status: int) -> None:
+    cpp = predict(builtin(), folder, "--top", 3)
     python = subprocess.run(
-        [sys.executable, "-m", "anabranch", "classify", folder_of_pictures, "--csv", "-", "--top", "3"],
+        [sys.executable, "-m", "anabranch", "classify", folder, "--csv", "-", "--top", "3"],
         capture_output=True,
         check=False,
     )
-    assert (cpp.returncode, python.returncode) == (1, 1)
+    assert (cpp.returncode, python.returncode) == (status, status), cpp.stderr
     assert cpp.stdout.splitlines()[0] == python.stdout.splitlines()[0]
     met, wanted = rows(cpp.stdout.decode()), rows(python.stdout.decode())
     exact = ["picture", "label1", "label2", "label3"]
@@ -150,6 +151,22 @@ def test_a_folder_gives_the_csv_of_the_python_command(predict, folder_of_picture
     for key in ("probability1", "probability2", "probability3"):
         met_digits, wanted_digits = ([float(row[key] or "nan") for row in table] for table in (met, wanted))
         np.testing.assert_allclose(met_digits, wanted_digits, rtol=0, atol=2e-6)
+
+
+def test_a_folder_gives_the_csv_of_the_python_command(predict, folder_of_pictures):
+    assert_same_csv(predict, folder_of_pictures, status=1)
+
+
+def test_links_that_lead_round_are_passed_over_as_in_python(predict, jpegs, tmp_path):
+    """Folders that link to each other, and a link to itself, which is neither a folder nor a picture."""
+    root = tmp_path / "loop"
+    for name, jpeg in zip("ab", jpegs, strict=False):
+        (root / name).mkdir(parents=True)
+        shutil.copy(jpeg, root / name / f"{name}.jpg")
+    (root / "a" / "x").symlink_to("../b")
+    (root / "b" / "y").symlink_to("../a")
+    (root / "b" / "me").symlink_to("me")
+    assert_same_csv(predict, root, status=0)
 
 
 def test_many_pictures_are_answered_in_order(predict, packed, jpegs, tmp_path):

@@ -108,6 +108,22 @@ def test_a_kept_graph_that_was_cut_short_is_compiled_anew(packed, empty_cache):
     np.testing.assert_array_equal(again.predict(PIXELS), logits)
 
 
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.9])
+def test_a_kept_graph_that_was_changed_is_compiled_anew(packed, empty_cache, part):
+    logits = open_model(packed.folder).predict(PIXELS)
+    assert from_cache(open_model(packed.folder))
+    (kept,) = empty_cache.rglob("*.blob")
+    whole = bytearray(kept.read_bytes())
+    first = int(part * len(whole))
+    whole[first : first + 256] = bytes(each ^ 0x55 for each in whole[first : first + 256])
+    kept.chmod(0o600)
+    kept.write_bytes(whole)
+    again = open_model(packed.folder)
+    assert not from_cache(again)
+    np.testing.assert_array_equal(again.predict(PIXELS), logits)
+    assert from_cache(open_model(packed.folder))
+
+
 def test_the_same_graph_with_other_weights_is_another_graph(packed, empty_cache, tmp_path, shake):
     folder = tmp_path / "other"
     other = shake(copy.deepcopy(packed.net), seed=1)

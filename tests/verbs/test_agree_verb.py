@@ -60,7 +60,12 @@ def test_flips_are_counted_named_and_held_to_a_limit(anabranch, packed, artefact
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("@int9", "does not compute in 'int9'"), ("@openvin:f32", "no engine is called 'openvin'")],
+    [
+        ("@int9", "'int9' is no engine and no precision; the nearest is int8"),
+        ("@onnxruntme", "'onnxruntme' is no engine and no precision; the nearest is onnxruntime"),
+        ("@openvino:int9", "does not compute in 'int9'"),
+        ("@openvin:f32", "no engine is called 'openvin'"),
+    ],
 )
 def test_what_no_engine_computes_is_refused(anabranch, artefact, photos, name, message) -> None:
     done = anabranch("agree", f"{artefact}{name}", artefact, photos)

@@ -8,6 +8,7 @@ typer validates each argument through pydantic, which alone takes longer than `l
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 
@@ -34,6 +35,9 @@ for _command in (
 
 def main() -> None:
     """Entry point. Exit status 0; 1: it failed; 2: it was asked wrongly; 130: interrupted; 143: ended."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who called, with `>&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from anabranch.artefact import file_ending
 from anabranch.card import Card
 from anabranch.errors import ArtefactError, CheckpointError, UsageError, WeightsMismatch, shown
 from anabranch.export.graph import PixelsToFeatures, PixelsToLogits
@@ -63,7 +64,7 @@ class TorchPredictor(EagerPredictor):
             torch.set_num_threads(threads)
         if on_cuda and precision == "f32":  # with 10 of its 23 bits otherwise
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        (path,) = files.values()
+        path = file_ending(files, ".safetensors")
         with torch.device("meta"):
             net = build(card.spec, num_classes=card.num_classes)
         try:

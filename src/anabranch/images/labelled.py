@@ -179,7 +179,7 @@ def open_pictures(path: str | os.PathLike[str], *, split: str | None = None) -> 
     Raises DatasetError.
     """
     path = Path(path)
-    folder = path / split if split is not None and (path / split).is_dir() else path
+    folder = path if split is None else path / split
     if folder.is_dir() and any(is_picture(each.name) and each.is_file() for each in folder.iterdir()):
         files = files_in(folder)
         names = [str(file.relative_to(folder)) for file in files if is_picture(file.name)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anabranch.artefact import file_ending
 from anabranch.card import Card
 from anabranch.engines import silenced
 from anabranch.errors import ArtefactError, need
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # half as long to import as numpy itself
 class ExecutorchPredictor(OneByOnePredictor):
     def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None):
         super().__init__(card, f"executorch {precision}")
-        path = next(path for name, path in files.items() if name.endswith(".pte"))
+        path = file_ending(files, ".pte")
         need("executorch", extra="executorch")
         self._torch = need("torch", extra="torch")
         with silenced():  # it tells its developers what the processor can do

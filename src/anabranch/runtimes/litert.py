@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anabranch.artefact import file_ending
 from anabranch.card import Card
 from anabranch.engines import silenced, usable_cores
 from anabranch.errors import ArtefactError, need
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # half as long to import as numpy itself
 class LitertPredictor(OneByOnePredictor):
     def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None):
         super().__init__(card, f"litert {precision}")
-        path = next(path for name, path in files.items() if name.endswith(".tflite"))
+        path = file_ending(files, ".tflite")
         need("ai_edge_litert", extra="litert")
         with silenced():  # it tells its developers which delegates it has
             interpreter = importlib.import_module("ai_edge_litert.interpreter")

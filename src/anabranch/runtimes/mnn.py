@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anabranch.artefact import file_ending
 from anabranch.card import Card
 from anabranch.engines import mnn, silenced, usable_cores
 from anabranch.errors import ArtefactError
@@ -26,7 +27,7 @@ class MnnPredictor:
         self.card = card
         self.engine = f"mnn {precision}"
         self._free = threading.Lock()
-        path = next(path for name, path in files.items() if name.endswith(".mnn"))
+        path = file_ending(files, ".mnn")
         library = mnn()
         self._expr = library.expr
         config = {"backend": "CPU", "precision": "high", "numThread": threads or usable_cores()}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anabranch.artefact import file_ending
 from anabranch.card import Card
 from anabranch.engines import usable_cores
 from anabranch.errors import ArtefactError, need
@@ -20,9 +21,7 @@ if TYPE_CHECKING:  # half as long to import as numpy itself
 class NcnnPredictor(OneByOnePredictor):
     def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None):
         super().__init__(card, f"ncnn {precision}")
-        param, weights = (
-            next(path for name, path in files.items() if name.endswith(end)) for end in (".param", ".bin")
-        )
+        param, weights = (file_ending(files, end) for end in (".param", ".bin"))
         self._net = net = need("ncnn", extra="edge").Net()
         self._mat = need("ncnn", extra="edge").Mat
         net.opt.num_threads = threads or usable_cores()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anabranch.artefact import file_ending
 from anabranch.card import Card
 from anabranch.engines import onnxruntime, usable_cores
 from anabranch.errors import ArtefactError, UsageError
@@ -72,7 +73,7 @@ class OnnxRuntimeGraph:
         provider: str | None = None,
         fused: bool = True,
     ):
-        self.path = next(path for name, path in files.items() if name.endswith(".onnx"))
+        self.path = file_ending(files, ".onnx")
         ort = onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY

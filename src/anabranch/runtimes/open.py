@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 from anabranch.artefact import CARD_FILE, checked_files, read_card
 from anabranch.engines import usable_cores
-from anabranch.errors import ArtefactError, UsageError, nearest
+from anabranch.errors import ArtefactError, UsageError, nearest, need
 from anabranch.runtimes.predictor import Predictor
 
 BUILTIN_NAME = "fashion-mnist"
+
+_MOST_THREADS = 4096
 
 
 class Engine(NamedTuple):
@@ -128,7 +130,7 @@ def open_model(
     `precision` is what the engine computes in; None: f32 where the artefact has that. `threads`: None leaves it to the
     engine, which takes all cores. `streams`: so many callers are answered at once, each by a share of the threads; one
     picture takes longer then, and of many more are answered a second. `many_streams` says how many are best for that.
-    `verify` hashes large files too. Raises UsageError, ArtefactError, MissingExtra.
+    `verify` hashes large files again that it has met before. Raises UsageError, ArtefactError, MissingExtra.
     """
     chosen = known_engine(engine, precision, threads=threads, streams=streams)
     folder = Path(folder)
@@ -142,6 +144,8 @@ def open_model(
             f"{folder} holds no files for {engine} in {precision}; it holds {_held(card.graphs)}. "
             f"Export the net again with the format {chosen.format}, and in {chosen.graphs[precision]}"
         )
+    if chosen.needs is not None and find_spec(chosen.needs[0]) is None:
+        need(chosen.needs[0], extra=chosen.needs[1])
     files = checked_files(folder, graph.files, verify=verify)
     module, _, name = chosen.predictor.partition(":")
     shared = {"streams": streams} if chosen.streams else {}
@@ -168,8 +172,8 @@ def known_engine(engine: str, precision: str | None = None, *, threads: int | No
             f"{engine} does not compute in {precision!r} here; it computes in {', '.join(ENGINES[engine].graphs)}"
         )
     for name, value in (("threads", threads), ("streams", streams)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} = {value} does not fit: at least 1 is wanted")
+        if value is not None and not 1 <= value <= _MOST_THREADS:
+            raise UsageError(f"{name} = {value} does not fit: 1 to {_MOST_THREADS:,} are wanted")
     if streams > 1 and not ENGINES[engine].streams:
         having = ", ".join(name for name, each in ENGINES.items() if each.streams)
         raise UsageError(f"{engine} answers one caller after the other; {having} know streams")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anabranch.artefact import file_ending
 from anabranch.cache import cache_folder
 from anabranch.card import Card
 from anabranch.engines import openvino
@@ -43,7 +47,7 @@ class OpenVinoGraph:
     """One input and all outputs of a graph's files. One request per calling thread."""
 
     def __init__(self, files: dict[str, Path], *, precision: str, threads: int | None, streams: int = 1):
-        self.path = next(path for name, path in files.items() if name.endswith(".xml"))
+        self.path = file_ending(files, ".xml")
         core = openvino().Core()
         want_offered(core, precision)
         # Without a precision by name OpenVINO takes bf16 wherever the processor has it. What is INT8 the graph says.
@@ -53,14 +57,17 @@ class OpenVinoGraph:
             config |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
-        if sum(path.stat().st_size for path in files.values()) <= _CACHED_UP_TO_BYTES:
-            config |= _cached()
+        kept = _folder_to_keep(files, self.path, config)
+        if kept is not None:
+            config["CACHE_DIR"] = str(kept)
         try:
             model = core.read_model(self.path)
         except RuntimeError as error:
             raise ArtefactError(f"OpenVINO cannot read {self.path}: {_last_line(error)}") from None
         self.takes, self.gives = _shape(model.input(0)), [_shape(output) for output in model.outputs]
         self._compiled = core.compile_model(model, "CPU", config)
+        if kept is not None:
+            _note_checksums(kept)
         self._requests = threading.local()
 
     def __call__(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -84,18 +91,49 @@ def want_offered(core: Any, precision: str) -> None:
         raise UsageError(f"this processor computes no {precision} in OpenVINO; f32 runs everywhere")
 
 
-def _cached() -> dict[str, str]:
-    """Have OpenVINO keep what it compiles, and start from it the next time: a third of the time to a first answer.
+def _folder_to_keep(files: dict[str, Path], xml: Path, config: dict[str, Any]) -> Path | None:
+    """Where OpenVINO is to keep this graph, compiled for this configuration: a third of the time to a first answer.
 
-    It tells graphs apart by all that is in them, weights too, and compiles anew where a kept file is damaged. Where
-    nothing can be written there is nothing kept.
+    It tells graphs apart by all that is in them, weights too. But what is damaged it notices only in a header or where
+    the end is missing: it would go on with wrong weights. So what is in the folder without its checksum is removed.
+    None where the graph is too large, or the folder cannot be written.
     """
-    folder = cache_folder() / "openvino"
+    sizes = [path.stat().st_size for path in files.values()]
+    if sum(sizes) > _CACHED_UP_TO_BYTES:
+        return None
+    key = hashlib.sha256(xml.read_bytes() + repr((sizes, sorted(config.items()))).encode()).hexdigest()
+    folder = cache_folder() / "openvino" / key[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for blob in folder.glob("*.blob"):
+            noted = _checksum_file(blob)
+            if not noted.is_file() or noted.read_bytes() != _checksum(blob):
+                blob.unlink(missing_ok=True)
+                noted.unlink(missing_ok=True)
     except OSError:
-        return {}
-    return {"CACHE_DIR": str(folder)} if os.access(folder, os.W_OK) else {}
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _note_checksums(folder: Path) -> None:
+    for blob in folder.glob("*.blob"):
+        noted = _checksum_file(blob)
+        if not noted.exists():
+            with suppress(OSError):  # without it, the graph is compiled anew the next time
+                noted.write_bytes(_checksum(blob))
+
+
+def _checksum_file(blob: Path) -> Path:
+    return blob.with_suffix(".crc32")
+
+
+def _checksum(path: Path) -> bytes:
+    """CRC-32: a twentieth of a second for 100 MB, against accidents and not against malice."""
+    checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            checksum = zlib.crc32(chunk, checksum)
+    return b"%08x\n" % checksum
 
 
 def _shape(port: Any) -> tuple[int | None, ...]:

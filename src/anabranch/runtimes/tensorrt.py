@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anabranch.artefact import file_ending
 from anabranch.card import Card
 from anabranch.engines import tensorrt
 from anabranch.errors import ArtefactError, UsageError, need
@@ -31,7 +32,7 @@ class TensorRtRtxPredictor:
             raise UsageError("tensorrt computes on an NVIDIA GPU, and torch finds none here; take another engine")
         self.card = card
         self.engine = f"tensorrt {precision}"
-        path = next(path for name, path in files.items() if name.endswith(".engine"))
+        path = file_ending(files, ".engine")
         engine = trt.Runtime(logger).deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise ArtefactError(f"TensorRT cannot read {path}: {said[-1] if said else 'it does not say why'}")

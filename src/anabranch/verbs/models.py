@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from anabranch.artefact import CARD_FILE, sha256
 from anabranch.cache import cache_folder
-from anabranch.errors import UnknownName, UsageError, need
+from anabranch.errors import ArtefactError, UnknownName, UsageError, nearest, need
 from anabranch.runtimes.open import ENGINES, builtin, known_engine, many_streams, open_model
 from anabranch.runtimes.predictor import Predictor
 from anabranch.version import VERSION
+
+if TYPE_CHECKING:
+    from anabranch.catalogue.facts import Weights
 
 
 class Checkpoint(NamedTuple):
@@ -39,9 +44,15 @@ def open_named(
     known_engine(engine, precision, threads=threads, streams=streams or 1)  # before a download or an export
     if streams is None:
         streams = many_streams(engine, threads) if many else 1
-    return open_model(
-        _artefact(name, engine, precision), engine=engine, precision=precision, threads=threads, streams=streams
-    )
+    opened = partial(open_model, engine=engine, precision=precision, threads=threads, streams=streams)
+    folder = _artefact(name, engine, precision)
+    try:
+        return opened(folder)
+    except ArtefactError:
+        if cache_folder() not in folder.parents:
+            raise
+        shutil.rmtree(folder)  # damaged; a new one can be made
+        return opened(_artefact(name, engine, precision))
 
 
 def open_as(name: str) -> Predictor:
@@ -49,9 +60,12 @@ def open_as(name: str) -> Predictor:
     if Path(name).exists() or "@" not in name:
         return open_named(name, many=True)
     name, _, how = name.rpartition("@")
-    engine, _, precision = how.rpartition(":")
-    if precision in ENGINES:
-        engine, precision = precision, ""
+    engine, colon, precision = how.rpartition(":")
+    if how in ENGINES:
+        engine, precision = how, ""
+    elif not colon and how not in (precisions := {each for engine in ENGINES.values() for each in engine.graphs}):
+        close = nearest(how, [*ENGINES, *sorted(precisions)])[0]
+        raise UsageError(f"{how!r} is no engine and no precision; the nearest is {close}")
     return open_named(name, engine=engine or "openvino", precision=precision or None, many=True)
 
 
@@ -62,6 +76,8 @@ def _artefact(name: str | None, engine: str, precision: str | None) -> Path:
         _refuse_run(Path(name))
         return Path(name)
     if precision is not None and ENGINES[engine].graphs[precision] != "f32":
+        if not Path(name).is_file():
+            _meant(name)
         raise UsageError(
             f"{name} is no artefact, and {precision} is calibrated as one is made: "
             f"anabranch export {name} -o DIR --precision {precision} --calibrate DATA"
@@ -77,24 +93,30 @@ def checkpoint(name: str) -> Checkpoint:
     if Path(name).is_file():
         return Checkpoint(Path(name), sha256(Path(name)), None)
     _refuse_run(Path(name))
+    weights = _meant(name)
+    for module in ("torch", "onnxscript"):
+        if find_spec(module) is None:
+            need(module, extra="torch")  # said before a long download
+    from anabranch.verbs.fetch import bring
 
-    from anabranch.verbs.fetch import bring, meant
+    fetched = bring(weights)
+    if not fetched.is_verified:
+        print(f"warning: {weights.name}: {fetched.path} is {fetched.verified}", file=sys.stderr)
+    return Checkpoint(fetched.path, fetched.sha256, weights.name)
+
+
+def _meant(name: str) -> Weights:
+    """The published weights of this name. Raises UsageError, UnknownName."""
+    from anabranch.verbs.fetch import meant
 
     try:
-        weights = meant(name)
+        return meant(name)
     except UnknownName:
         if Path(name).is_dir():
             raise UsageError(f"{name} is a folder; give a checkpoint, which is a file") from None
         if Path(name).suffix in (".safetensors", ".pth", ".pt", ".pdparams") or os.sep in name:
             raise UsageError(f"{name}: no such file or folder; give an artefact folder or a checkpoint") from None
         raise
-    for module in ("torch", "onnxscript"):
-        if find_spec(module) is None:
-            need(module, extra="torch")  # said before a long download
-    fetched = bring(weights)
-    if not fetched.is_verified:
-        print(f"warning: {weights.name}: {fetched.path} is {fetched.verified}", file=sys.stderr)
-    return Checkpoint(fetched.path, fetched.sha256, weights.name)
 
 
 def _refuse_run(folder: Path) -> None:
