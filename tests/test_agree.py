@@ -93,6 +93,22 @@ def test_two_engines_of_one_net_agree_on_all_pictures_that_can_be_read(packed, p
     assert done == list(range(1, 25))
 
 
+def test_a_picture_that_one_of_the_two_cannot_take_is_in_no_figure(packed, tmp_path):
+    """A strip of 1 x 1200: OpenCV would resize it as a whole, which is refused; Pillow does with a part of it."""
+    rng = np.random.default_rng(0)
+    for name, size in (("a", (50, 40)), ("strip", (1200, 1)), ("z", (40, 50))):
+        Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    ours = open_model(packed.folder)
+    by_opencv = replace(ours.card.preprocess, resampler="opencv-bilinear", resize_px=256)
+    by_pillow = replace(ours.card.preprocess, resize_px=256)
+    for order in (by_opencv, by_pillow), (by_pillow, by_opencv):
+        pair = (answering(ours, np.copy, preprocess=each) for each in order)
+        met = compare(*pair, open_pictures(tmp_path))
+        assert met.agreement.num_pictures == 2
+        ((name, reason),) = met.unreadable
+        assert (name, "is too narrow" in reason) == ("strip.png", True)
+
+
 def test_each_picture_whose_best_class_is_another_one_is_named_with_both(packed, photos):
     ours = open_model(packed.folder)
     pixels = ours.card.preprocess(photos.picture(0))[None]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from anabranch.calibration import draw
-from anabranch.errors import DatasetError
+from anabranch.errors import DatasetError, ImageError
 from anabranch.images.labelled import open_labelled, open_pictures
 from anabranch.images.preprocess import Preprocess
 
@@ -50,20 +50,34 @@ def test_the_same_pictures_are_drawn_each_time_and_from_all_over_the_set(folder:
     assert 8 <= sum(grey % 2 for grey in greys(first.measured)) <= 22
 
 
+class Many:
+    """Of its pictures one in `damaged` cannot be read."""
+
+    def __init__(self, count: int, damaged: int) -> None:
+        self.labels = np.full(count, -1)
+        self.damaged = damaged
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def picture(self, index: int) -> np.ndarray:
+        if index % self.damaged == 0:
+            raise ImageError(f"{index}.png: the file is empty")
+        return np.full((4, 4, 3), index % 256, np.uint8)
+
+
 def test_of_many_pictures_300_calibrate_and_1000_are_measured_on() -> None:
-    class Many:
-        labels = np.full(5000, -1)
-        names = tuple(map(str, range(5000)))
-
-        def __len__(self) -> int:
-            return 5000
-
-        def picture(self, index: int) -> np.ndarray:
-            return np.full((4, 4, 3), index % 256, np.uint8)
-
-    pictures, notes = draw(Many(), INPUT, LABELS, name="many")  # type: ignore[arg-type]
+    pictures, notes = draw(Many(5000, damaged=5001), INPUT, LABELS, name="many")  # type: ignore[arg-type]
     assert pictures.calibration is not None
-    assert (len(pictures.calibration), len(pictures.measured), pictures.truth, notes) == (300, 1000, None, ())
+    assert len(pictures.calibration) + len(pictures.measured) + len(notes) == 1300
+    assert (len(pictures.calibration), pictures.truth) == (300, None)
+
+
+def test_of_the_pictures_that_are_drawn_one_in_a_hundred_may_be_unreadable() -> None:
+    drawn = draw(Many(20_000, damaged=400), INPUT, LABELS, name="many")  # type: ignore[arg-type]
+    assert 0 < len(drawn.notes) <= 13
+    with pytest.raises(DatasetError, match=r"cannot be read: \d+\.png: the file is empty; .* at most one in a hundred"):
+        draw(Many(20_000, damaged=40), INPUT, LABELS, name="many")  # type: ignore[arg-type]
 
 
 def test_loose_pictures_without_labels_do_too(folder: Path) -> None:

@@ -91,6 +91,7 @@ WRONG = [
     ("graphs/openvino/f32/files/f32.xml/bytes", -1, "at least 0"),
     ("agreement/openvino/f32/max_abs", -1.0, "finite number"),
     ("agreement/openvino/f32/max_abs", float("inf"), "finite number"),
+    ("agreement/openvino/f32/max_abs", 10**310, "finite number"),
     ("agreement/openvino/f32/top1_flips", "none", "a whole number"),
     ("versions/torch", 2.6, r"versions\.torch"),
 ]
@@ -110,6 +111,14 @@ def test_a_path_that_leaves_the_folder_is_refused(said, read, name):
     files = said["graphs"]["openvino"]["f32"]["files"]
     files[name] = files.pop("f32.xml")
     with pytest.raises(ArtefactError, match="leaves the folder"):
+        read(said)
+
+
+@pytest.mark.parametrize("name", ["f32\0.xml", "f32\ud800.xml", "f32\n.xml"])
+def test_a_name_that_no_file_has_is_refused(said, read, name):
+    files = said["graphs"]["openvino"]["f32"]["files"]
+    files[name] = files.pop("f32.xml")
+    with pytest.raises(ArtefactError, match="is no name of a file"):
         read(said)
 
 

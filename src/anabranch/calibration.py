@@ -35,7 +35,7 @@ class Drawn(NamedTuple):
 def draw(data: Labelled, preprocess: Preprocess, labels: tuple[str, ...], *, name: str) -> Drawn:
     """Up to 1,300 pictures of a set, the same ones each time: up to 300 to calibrate by, at most half of them.
 
-    The set may do without labels, then -1. One picture in a hundred may be unreadable. Raises DatasetError where more
+    The set may do without labels, then -1. One in a hundred of these may be unreadable. Raises DatasetError where more
     are, or fewer than 32 are left.
     """
     pixels: list[NDArray[np.uint8]] = []
@@ -50,7 +50,8 @@ def draw(data: Labelled, preprocess: Preprocess, labels: tuple[str, ...], *, nam
     if len(pixels) < _FEWEST or len(unreadable) > 0.01 * (len(pixels) + len(unreadable)):
         told = f", and {len(unreadable)} cannot be read: {unreadable[0]}" if unreadable else ""
         raise DatasetError(
-            f"{name}: {len(pixels)} pictures are there to calibrate by{told}; {_FEWEST} at least are wanted"
+            f"{name}: {len(pixels)} pictures are there to calibrate by{told}; {_FEWEST} at least are wanted, and at "
+            "most one in a hundred that cannot be read"
         )
     first = min(_CALIBRATED, len(pixels) // 2)
     truth, why_not = _truth(data, indices[first:], labels)

@@ -11,7 +11,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from anabranch.errors import ArtefactError, UsageError
+from anabranch.errors import ArtefactError, MissingExtra, UsageError
+from anabranch.pack import pack
 from anabranch.runtimes import ENGINES, builtin, open_model
 
 EVERYDAY = [name for name, each in ENGINES.items() if each.everyday]  # tests/edge has the others
@@ -37,8 +38,35 @@ def test_a_precision_that_only_another_engine_has_is_refused(packed):
         open_model(packed.folder, engine="onnxruntime", precision="bf16")
 
 
-@pytest.mark.parametrize("threads", [0, -2])
-def test_threads_below_one_are_refused(packed, threads):
+def test_an_engine_that_is_not_installed_is_named_with_its_extra(packed, tmp_path, monkeypatch):
+    pack(
+        packed.net,
+        tmp_path / "of-torch",
+        preprocess=open_model(packed.folder).card.preprocess,
+        labels=list("abcde"),
+        weights_name="tiny.random",
+        licence="CC0-1.0",
+        formats=["torch"],
+    )
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra, match=r"this needs torch.*pip install 'anabranch\[torch\]'"):
+        open_model(tmp_path / "of-torch", engine="torch")
+
+
+@pytest.mark.parametrize("engine", EVERYDAY)
+def test_a_card_that_names_no_graph_is_refused(folder, engine):
+    card = json.loads((folder / "card.json").read_text())
+    files = card["graphs"][ENGINES[engine].format]["f32"]["files"]
+    (graph,) = (name for name in files if name.endswith((".xml", ".onnx")))
+    (folder / graph).rename(folder / "f32.txt")
+    files["f32.txt"] = files.pop(graph)
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ArtefactError, match=r"the card names no \.(xml|onnx) file, but .*f32\.txt"):
+        open_model(folder, engine=engine)
+
+
+@pytest.mark.parametrize("threads", [0, -2, 99_999_999_999])
+def test_threads_beyond_any_machine_are_refused(packed, threads):
     with pytest.raises(UsageError, match=f"threads = {threads}"):
         open_model(packed.folder, threads=threads)
 

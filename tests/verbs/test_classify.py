@@ -67,6 +67,13 @@ def test_a_person_sees_names_probabilities_and_the_time_it_took(anabranch, packe
     assert " ms to classify (tiny.random on openvino f32)" in summary
 
 
+def test_it_answers_where_its_output_is_closed(packed, photos) -> None:
+    """By `>&-`, after which Python has no stream at all."""
+    asked = f'"{sys.executable}" -m anabranch classify "{photos}/a.png" -m "{packed.folder}" >&-'
+    done = subprocess.run(["sh", "-c", asked], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_bad_picture_among_good_ones_is_reported_and_the_rest_answered(anabranch, packed, photos) -> None:
     (photos / "b.png").write_bytes(b"no picture")
     done = anabranch("classify", photos, "-m", packed.folder, "--json")

@@ -65,14 +65,17 @@ def test_classes_that_the_model_does_not_know_are_told_on_standard_error(
 
 
 def test_the_error_of_each_layer_is_written_even_where_the_export_is_refused(
-    anabranch, checkpoint, photos, tmp_path
+    anabranch, checkpoint, photos, tmp_path, monkeypatch
 ) -> None:
-    words = ["--precision", "int8", "--calibrate", photos, "--layers", str(tmp_path / "layers.csv")]
-    refused = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), *words, "--max-flips", "0")
+    monkeypatch.setattr("anabranch.pack.measure.F32_TOLERANCE", 0.0)
+    words = ["--precision", "f32", "--precision", "int8", "--calibrate", photos]
+    words += ["--layers", str(tmp_path / "layers.csv")]
+    refused = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), *words)
+    assert (refused.status, "away from the net" in refused.err) == (1, True)
     rows = (tmp_path / "layers.csv").read_text().splitlines()
     assert rows[0] == "layer,operation,own error,grown error"
     assert rows[-1].startswith("net.head,Gemm,")
-    assert (tmp_path / "out").exists() == (refused.status == 0)
+    assert not (tmp_path / "out").exists()
     other = anabranch("export", checkpoint, "-o", str(tmp_path / "new"), "--layers", str(tmp_path / "layers.csv"))
     assert (other.status, "ask for --precision int8 too" in other.err) == (2, True)
 
@@ -118,6 +121,29 @@ def test_the_net_itself_is_written_for_torch_and_answers(anabranch, checkpoint, 
     asked = anabranch("classify", str(Path(photos, "a/00.png")), "-m", str(tmp_path / "out"), "--engine", "torch")
     assert asked.status == 0, asked.err
     assert "(tiny on torch f32)" in asked.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--format", "onnx", "--stored", "f16"], "f16"),
+        (["--format", "onnx", "--precision", "bf16"], "onnx files are not computed in 'bf16'"),
+        (["--format", "onnx", "--any-size"], "graphs of any size are written for openvino"),
+        (["--format", "torch", "--backbone"], "a backbone is written for openvino and onnx"),
+        (["--precision", "int8", "--calibrate", "nowhere"], "nowhere: no such file or folder"),
+        (["--precision", "int8", "--calibrate", "PHOTOS", "--layers", "no/l.csv"], "there is no folder no; make it"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_a_download(anabranch, photos, tmp_path, words, said) -> None:
+    words = [photos if word == "PHOTOS" else word for word in words]
+    done = anabranch("export", "resnext50_32x4d.tv_in1k", "-o", str(tmp_path / "out"), *words)
+    assert (done.status in (1, 2), said in done.err) == (True, True), done.err
+
+
+def test_a_split_that_is_not_there_is_refused(anabranch, checkpoint, photos, tmp_path) -> None:
+    words = ["--precision", "int8", "--calibrate", str(Path(photos, "a")), "--split", "val"]
+    done = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), *words)
+    assert (done.status, "split 'val'" in done.err) == (1, True), done.err
 
 
 @pytest.mark.parametrize(

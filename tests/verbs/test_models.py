@@ -62,6 +62,17 @@ def test_the_name_of_published_weights_leads_to_their_answers(anabranch, net, mi
     assert answer["guesses"][0]["probability"] == pytest.approx(probabilities.max(), rel=1e-3)
 
 
+def test_a_damaged_artefact_in_the_cache_is_made_anew(anabranch, mirrored, photo, tmp_path) -> None:
+    asked = ("classify", "-m", "SE_ResNet18_vd", photo, "--json")
+    whole = anabranch(*asked)
+    (kept,) = (tmp_path / "cache/artefacts").glob("*/f32.bin")
+    kept.write_bytes(kept.read_bytes()[:-1])
+    again = anabranch(*asked)
+    assert (again.status, "exporting seresnet18d_paddle.paddle_in1k, once" in again.err) == (0, True)
+    guesses = [json.loads(each.out)[0]["guesses"] for each in (whole, again)]
+    assert guesses[0] == guesses[1]
+
+
 def test_a_zoos_file_is_exported_like_the_weights_it_is_like(anabranch, mirrored, tmp_path) -> None:
     done = anabranch("export", mirrored, "-o", tmp_path / "artefact", "--format", "openvino", "--json")
     assert done.status == 2
@@ -72,6 +83,11 @@ def test_a_zoos_file_is_exported_like_the_weights_it_is_like(anabranch, mirrored
     assert (card["architecture"]["name"], card["licence"]) == ("seresnet18d_paddle", "Apache-2.0")
     assert (card["preprocess"]["resampler"], card["preprocess"]["rounding"]) == ("opencv-bilinear", "paddleclas")
     assert (tmp_path / "artefact/labels.txt").read_text().splitlines()[0] == "tench"
+
+
+def test_a_name_that_nothing_has_is_told_before_what_int8_wants(anabranch, photo) -> None:
+    done = anabranch("classify", "-m", "resnext5O_32x4d", photo, "--precision", "int8")
+    assert (done.status, "calibrated" in done.err, "resnext50_32x4d" in done.err) == (2, False, True)
 
 
 def test_a_file_that_is_not_there_is_no_misspelt_name(anabranch, photo) -> None:

@@ -16,6 +16,7 @@ from anabranch.artefact import replacing, write_card
 from anabranch.calibration import Pictures
 from anabranch.card import Card, Weights
 from anabranch.checkpoints.trained import open_trained
+from anabranch.engines import openvino
 from anabranch.errors import UsageError, need
 from anabranch.export.any_size import check_any_size
 from anabranch.export.write import known_formats, weights_sha256, write_graphs
@@ -23,6 +24,7 @@ from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import Net
 from anabranch.pack.measure import SYNTHETIC, measured, synthetic_pictures, wanted_of
 from anabranch.runtimes.open import ENGINES, everyday_formats
+from anabranch.runtimes.openvino import want_offered
 from anabranch.version import VERSION
 
 # What made a format's files, of those that are not made wherever something is exported.
@@ -33,6 +35,8 @@ _CONVERTERS = {
     "executorch": "executorch",
     "litert": "litert-torch",
 }
+
+_CONVERTS = {"ncnn": ("pnnx", "edge"), "litert": ("litert_torch", "litert")}  # modules that no engine needs to run
 
 
 def pack(
@@ -70,15 +74,11 @@ def pack(
     """
     if len(labels) != net.num_classes:
         raise UsageError(f"{len(labels)} labels for a net of {net.num_classes} classes; one for each is wanted")
-    formats = known_formats(everyday_formats() if formats is None else formats, stored)
-    precisions = _known_precisions(precisions, formats)
-    if backbone and not {"openvino", "onnx"} & set(formats):
-        raise UsageError("a backbone is written for openvino and onnx; ask for one of these formats too")
+    formats, precisions = check_wanted(
+        formats, stored=stored, precisions=precisions, backbone=backbone, any_size=any_size
+    )
     if any_size:
-        if "openvino" not in formats:
-            raise UsageError("graphs of any size are written for openvino; ask for that format too")
         check_any_size(preprocess)
-    _need_engines(formats, precisions)  # before the work whose result it is to measure
     if pictures is None:
         pictures = Pictures(SYNTHETIC, synthetic_pictures(preprocess.crop_px))
     if "int8" in precisions and pictures.calibration is None:
@@ -161,6 +161,27 @@ def pack_checkpoint(
     )
 
 
+def check_wanted(
+    formats: Iterable[str] | None, *, stored: str, precisions: Iterable[str], backbone: bool, any_size: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The formats and precisions of an export, each once, as far as can be said before there is a net.
+
+    Raises UsageError for what does not go together or this processor does not compute, MissingExtra for a converter or
+    an engine that is not installed.
+    """
+    formats = known_formats(everyday_formats() if formats is None else formats, stored)
+    precisions = _known_precisions(precisions, formats)
+    if backbone and not {"openvino", "onnx"} & set(formats):
+        raise UsageError("a backbone is written for openvino and onnx; ask for one of these formats too")
+    if any_size and "openvino" not in formats:
+        raise UsageError("graphs of any size are written for openvino; ask for that format too")
+    _need_engines(formats, precisions)
+    if "openvino" in formats:
+        for precision in precisions:
+            want_offered(openvino().Core(), precision)
+    return formats, precisions
+
+
 def _known_precisions(precisions: Iterable[str], formats: Collection[str]) -> tuple[str, ...]:
     """Each once. Raises UsageError for one that no engine of these formats computes in, and for none at all."""
     asked = tuple(dict.fromkeys(precisions))
@@ -182,6 +203,9 @@ def _need_engines(formats: Collection[str], precisions: Collection[str]) -> None
         calibrates = engine.format == "onnx" and "int8" in precisions
         if engine.needs and (engine.format in formats or calibrates) and find_spec(engine.needs[0]) is None:
             need(engine.needs[0], extra=engine.needs[1])
+    for kind, (module, extra) in _CONVERTS.items():
+        if kind in formats and find_spec(module) is None:
+            need(module, extra=extra)
 
 
 def _versions(formats: Collection[str]) -> dict[str, str]:

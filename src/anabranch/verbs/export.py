@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from anabranch.artefact import refuse_to_replace
 from anabranch.card import ANY_SIZE, FEATURES
 from anabranch.deploy import known_servers, write_repositories
-from anabranch.errors import UsageError, need
+from anabranch.errors import DatasetError, UsageError, need
 from anabranch.images.preprocess import Preprocess
 from anabranch.runtimes.open import ENGINES, everyday_formats
 from anabranch.screen import print_json
@@ -55,8 +55,13 @@ def run(
     need("torch", extra="torch")
     need("onnxscript", extra="torch")
     from anabranch.card import card_to_json
-    from anabranch.pack import pack_checkpoint
+    from anabranch.pack import check_wanted, pack_checkpoint
 
+    check_wanted(formats or None, stored=stored, precisions=precisions, backbone=backbone, any_size=any_size)
+    if calibrate is not None and not Path(calibrate).exists():
+        raise DatasetError(f"{calibrate}: no such file or folder; --calibrate wants pictures")
+    if layers is not None and not Path(layers).parent.is_dir():
+        raise UsageError(f"--layers {layers}: there is no folder {Path(layers).parent}; make it first")
     found = checkpoint(name)
     card = pack_checkpoint(
         found.file,
