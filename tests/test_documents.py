@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import anabranch
+from anabranch import cli
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DATASET = Path("/usr/share/datasets/fashion-mnist")
@@ -62,6 +65,33 @@ def test_every_command_of_a_document_succeeds(path: Path, tmp_path: Path) -> Non
 def test_every_example_of_the_readme_runs(code: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def shown(path: Path) -> list[list[str]]:
+    """The words of each command that a document shows for a reader's own files, or a recipe in its first lines."""
+    text = path.read_text(encoding="utf-8")
+    lines = "\n".join(blocks(path, "sh")) if path.suffix == ".md" else text.replace("\n#   ", "\n")
+    lines = lines.replace("\\\n", " ")
+    asked = [
+        shlex.split(line, comments=True) for line in lines.splitlines() if re.match(r"(torchrun .*)?anabranch ", line)
+    ]
+    return [words[words.index("anabranch") + 1 :] for words in asked]
+
+
+SHOWING = [path for path in (*DOCUMENTS, *sorted((ROOT / "recipes").glob("*.toml"))) if shown(path)]
+
+
+@pytest.mark.parametrize("path", SHOWING, ids=lambda path: path.name)
+def test_every_command_that_is_shown_is_one_that_the_command_line_knows(path: Path) -> None:
+    for verb, *words in shown(path):
+        cli.app.commands[verb].make_context(verb, words)  # raises click.UsageError
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_name_of_an_example_is_there(path: Path) -> None:
+    code = "\n".join(blocks(path, "python"))
+    compile(code, path.name, "exec")
+    assert [name for name in re.findall(r"\banabranch\.(\w+)", code) if not hasattr(anabranch, name)] == []
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)

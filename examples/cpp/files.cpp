@@ -35,7 +35,7 @@ struct Held {
     std::vector<fs::path> folders, pictures;
 };
 
-// What a folder holds but for hidden names: nothing, where it cannot be read to its end.
+// What a folder holds but for hidden names. Throws Error where it cannot be read to its end.
 Held held_by(const fs::path& folder) {
     std::error_code failed;
     Held held;
@@ -47,7 +47,10 @@ Held held_by(const fs::path& folder) {
             held.pictures.push_back(*entry);
         }
     }
-    if (failed) return {};
+    if (failed) {
+        throw Error(folder.string() + ": this folder cannot be read: " + failed.message() +
+                    "; make it readable, or move it elsewhere");
+    }
     return held;
 }
 

@@ -30,9 +30,10 @@ def check_any_size(preprocess: Preprocess) -> None:
 def write_any_size(fixed: Path, path: Path, preprocess: Preprocess, *, halved: bool) -> list[str]:
     """Write `path` (.xml) and its .bin: the graph `fixed` for pictures (N, H, W, 3) uint8 RGB of one size, any H and W.
 
-    Sizes are computed in whole numbers and come out as `Preprocess` has them. Pixels come out within two grey levels,
-    most of them exactly: Pillow rounds between rows and columns, and cuts off there what a bicubic filter overshoots
-    at hard edges. `halved` stores f32 weights as f16. Gives both names.
+    Sizes are computed in whole numbers and come out as `Preprocess` has them, but for paddleclas where the longer side
+    ends in a half and its scale, a float, is a hair off: there they differ by a pixel. Pixels come out within two grey
+    levels, most of them exactly: Pillow rounds between rows and columns, and cuts off there what a bicubic filter
+    overshoots at hard edges. `halved` stores f32 weights as f16. Gives both names.
     """
     ov, op = openvino(), importlib.import_module("openvino.opset13")
     model = ov.Core().read_model(fixed)
