@@ -459,6 +459,13 @@ def test_a_few_unreadable_pictures_are_left_out_and_listed_where_that_is_allowed
     assert json.loads((tmp_path / "run/history.jsonl").read_text().splitlines()[-1])["unreadable"] == 1
 
 
+def test_an_unreadable_picture_may_have_a_name_that_is_not_utf_8(tiny: Path, tmp_path: Path, spoilt: list[str]) -> None:
+    os.rename(tmp_path / "set/left/3.png", os.fsencode(tmp_path / "set/left") + b"/\xe9.png")
+    train(read_recipe(tiny, overrides=[*spoilt, "data.unreadable=0.05"]), tmp_path / "run")
+    [line] = (tmp_path / "run/unreadable.txt").read_text(encoding="utf-8").splitlines()
+    assert "left/\\udce9.png: not a picture" in line
+
+
 def test_a_few_unreadable_test_pictures_are_left_out_of_the_score_where_that_is_allowed(
     tiny: Path, tmp_path: Path, spoilt: list[str]
 ) -> None:
