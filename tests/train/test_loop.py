@@ -518,6 +518,22 @@ def test_a_student_without_labels_comes_to_answer_as_its_teacher(tiny: Path, tmp
     assert (answered[0] == answered[1]).float().mean() > 0.9
 
 
+def test_a_run_does_not_go_on_with_another_teacher_in_the_place_of_the_first(tiny: Path, tmp_path: Path) -> None:
+    one, other = (
+        train(read_recipe(tiny, smoke=True, overrides=[f"run.seed={seed}"]), tmp_path / str(seed)) for seed in (1, 2)
+    )
+    recipe = read_recipe(tiny, overrides=[f"distil.teacher='{shutil.copy(one, tmp_path / 'teacher.safetensors')}'"])
+    whole = train(recipe, tmp_path / "whole")
+    stopped(recipe, tmp_path / "halves", step=3)
+    shutil.copy(other, tmp_path / "teacher.safetensors")
+    with pytest.raises(
+        RecipeError, match=r"not be the same run: distil\.teacher, as a hash, was '\w+', is '\w+'\. Go on"
+    ):
+        train(recipe, tmp_path / "halves", resume=True)
+    shutil.copy(one, tmp_path / "teacher.safetensors")
+    assert _tensors(train(recipe, tmp_path / "halves", resume=True)) == _tensors(whole)
+
+
 def test_a_run_may_be_shown_larger_pictures_as_it_goes_on(tiny: Path, tmp_path: Path) -> None:
     sizes = ["augment.side_px=[[0, 8], [1, 12]]", "augment.crop='random-resized'", "augment.pad_px=0"]
     recipe = read_recipe(tiny, overrides=sizes)

@@ -45,6 +45,7 @@ class Fixed:
     recipe: Recipe
     processes: int  # each norm sees its process's share of a batch
     sets: Sets
+    teacher: str | None = None  # its hash, where the recipe has one
 
     def as_json(self) -> dict[str, Any]:
         """By the words of a message: what is compared."""
@@ -64,6 +65,7 @@ class Fixed:
         shown, tested, class_names = self.sets
         return {
             **keys,
+            **({"distil.teacher, as a hash,": self.teacher[:12]} if self.teacher else {}),
             "processes": self.processes,
             "training and test pictures": [len(shown), len(tested)],
             "their names and classes, as a hash,": [_hash(shown), _hash(tested)],

@@ -82,11 +82,12 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
     sets = open_sets(recipe.data)
     crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=run.seed)
     steps_per_epoch = _steps_per_epoch(recipe, len(sets.shown), team.processes)
-    fixed = checkpoint.Fixed(recipe, team.processes, sets)
 
     # ---- net, optimiser, running mean, teacher -----------------------------------------------------------------
     student = Student(recipe, sets.class_names, team, locate=locate)
     net, mean = student.net, student.learner.mean
+    taught_by = student.teacher.sha256() if student.teacher else None
+    fixed = checkpoint.Fixed(recipe, team.processes, sets, taught_by)
     progress = checkpoint.restore(last, fixed, student.learner) if last.exists() else checkpoint.Progress()
     if len(team.union([str(progress.step)])) > 1:
         raise RecipeError(f"{last}: not every process finds it; --out must be a folder that all hosts share")
