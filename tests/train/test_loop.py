@@ -152,6 +152,38 @@ def test_processes_that_read_different_numbers_of_pictures_do_not_wait_for_ever(
     assert _run(tiny, tmp_path / "run", *words, processes=2).wait(timeout=120) == 0, (tmp_path / "run.log").read_text()
 
 
+@pytest.mark.slow
+def test_a_run_stopped_within_an_epoch_forgets_no_unreadable_picture_of_any_process(
+    tiny: Path, tmp_path: Path, spoilt: list[str]
+) -> None:
+    broken = {f"{name}/{index}.png" for name in ("left", "right") for index in (3, 7)}
+    for name in broken:
+        (tmp_path / "set" / name).write_bytes(b"no picture")
+    told = [*spoilt, "optimise.batch=4", "data.unreadable=0.5", "optimise.epochs=1", "run.checkpoint_steps=4"]
+    script = tmp_path / "stopped.py"
+    script.write_text(
+        f"""
+from pathlib import Path
+from anabranch.train.loop import train
+from anabranch.train.recipe import read_recipe
+def stop(told):
+    if told.get("step") == 5:
+        raise KeyboardInterrupt
+train(read_recipe(Path({str(tiny)!r}), overrides={told!r}), Path({str(tmp_path / "run")!r}), report=stop)
+"""
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    assert subprocess.run(launch, env=environment, capture_output=True, check=False).returncode != 0
+    assert read_tensors(tmp_path / "run/last.safetensors")[1]["progress"]["step"] == 4
+    words = [word for each in told for word in ("--set", each)]
+    assert _run(tiny, tmp_path / "run", *words, processes=2).wait() == 0, (tmp_path / "run.log").read_text()
+    listed = (tmp_path / "run/unreadable.txt").read_text().splitlines()
+    assert {name for line in listed for name in broken if f"set/{name}: not a picture" in line} == broken
+    assert len(listed) == len(broken)
+    assert json.loads((tmp_path / "run/history.jsonl").read_text())["unreadable"] == len(broken)
+
+
 def _kill(pid: int) -> None:
     """SIGKILL a process and all that it started, which torchrun puts into sessions of their own."""
     family, parents = {pid}, {}

@@ -122,6 +122,9 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
             progress.seconds = time.monotonic() - started
             taken = time.monotonic() - step_started
             progress.stepping += taken
+            is_due = progress.step % run.checkpoint_steps == 0 and progress.step % steps_per_epoch > 0
+            if is_due:
+                progress.unreadable = team.union(progress.unreadable)
             if team.leads:
                 pace = counted[1].item() / taken
                 told = {
@@ -136,7 +139,7 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
                 }
                 logs.step(told)
                 report(told)
-                if progress.step % run.checkpoint_steps == 0 and progress.step % steps_per_epoch:
+                if is_due:
                     checkpoint.save(last, fixed, progress, student.learner)
             step_started = time.monotonic()
 
