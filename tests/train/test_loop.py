@@ -294,6 +294,26 @@ def test_epochs_of_an_earlier_run_are_not_taken_for_ones_own(tiny: Path, tmp_pat
         train(read_recipe(tiny, overrides=told), tmp_path / "run", resume=True)
 
 
+def test_a_run_goes_on_without_the_weights_that_it_started_from(tiny: Path, tmp_path: Path) -> None:
+    start = train(read_recipe(tiny, smoke=True), tmp_path / "start")
+    recipe = read_recipe(tiny, overrides=[f"start={{weights='{start}', frozen=['stem']}}", "distil.teacher=random"])
+    whole = train(recipe, tmp_path / "whole")
+    stopped(recipe, tmp_path / "halves", step=7)
+    start.unlink()
+    assert _tensors(train(recipe, tmp_path / "halves", resume=True)) == _tensors(whole)
+
+
+@pytest.mark.parametrize("key", ["start.weights", "distil.teacher"])
+def test_weights_are_not_looked_for_by_a_run_that_does_not_go_on(tiny: Path, tmp_path: Path, key: str) -> None:
+    def never(name: str) -> tuple[Path, None]:
+        raise AssertionError(name)
+
+    train(read_recipe(tiny, smoke=True, overrides=[f"{key}=random"]), tmp_path / "run")
+    other = read_recipe(tiny, overrides=[f"{key}=nowhere/model.safetensors", "optimise.batch=1000"])
+    with pytest.raises(RecipeError, match=rf"not be the same run: .*{key} was 'random', is 'nowhere/"):
+        train(other, tmp_path / "run", resume=True, locate=never)
+
+
 def test_what_changes_no_weight_may_change_between_sittings(tiny: Path, tmp_path: Path) -> None:
     whole = train(read_recipe(tiny, smoke=True), tmp_path / "run")
     before = _tensors(whole)

@@ -20,6 +20,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +81,22 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
 
     # ---- data --------------------------------------------------------------------------------------------------
     sets = open_sets(recipe.data)
+    fixed = checkpoint.Fixed(recipe, team.processes, sets)
+    saved = checkpoint.read(last, fixed) if last.exists() else None
+    progress = saved.progress if saved else checkpoint.Progress()
+    if len(team.union([str(progress.step)])) > 1:
+        raise RecipeError(f"{last}: not every process finds it; --out must be a folder that all hosts share")
     crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=run.seed)
     steps_per_epoch = _steps_per_epoch(recipe, len(sets.shown), team.processes)
 
     # ---- net, optimiser, running mean, teacher -----------------------------------------------------------------
-    student = Student(recipe, sets.class_names, team, locate=locate)
+    student = Student(recipe, sets.class_names, team, locate=locate, restored=saved is not None)
     net, mean = student.net, student.learner.mean
-    taught_by = student.teacher.sha256() if student.teacher else None
-    fixed = checkpoint.Fixed(recipe, team.processes, sets, taught_by)
-    progress = checkpoint.restore(last, fixed, student.learner) if last.exists() else checkpoint.Progress()
-    if len(team.union([str(progress.step)])) > 1:
-        raise RecipeError(f"{last}: not every process finds it; --out must be a folder that all hosts share")
+    if student.teacher:
+        fixed = replace(fixed, teacher=student.teacher.sha256())
+    if saved:
+        checkpoint.restore(saved, fixed, student.learner)
+    del saved  # and with it its file, which the next checkpoint replaces
     plan = _plan(recipe, sets, team, steps_per_epoch, progress.step)
     if team.leads:
         write_text(folder / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
