@@ -272,6 +272,24 @@ def test_as_many_other_pictures_are_told_from_those_of_before(tiny: Path, tmp_pa
         train(read_recipe(tiny, overrides=moved), tmp_path / "run", resume=True)
 
 
+def test_a_set_may_be_moved_with_the_file_of_its_labels(tiny: Path, tmp_path: Path) -> None:
+    def recipe(folder: Path) -> Recipe:
+        pictures, labels = (f"{folder}/train-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
+        return read_recipe(tiny, smoke=True, overrides=[f"data.train={{path='{pictures}', labels='{labels}'}}"])
+
+    train(recipe(tmp_path), tmp_path / "run")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in tmp_path.glob("train-*"):
+        path.rename(moved / path.name)
+    train(recipe(moved), tmp_path / "run", resume=True)
+    labels = bytearray((moved / "train-labels-idx1-ubyte").read_bytes())
+    labels[-1] ^= 1
+    (moved / "train-labels-idx1-ubyte").write_bytes(labels)
+    with pytest.raises(RecipeError, match="their names and classes, as a hash, was"):
+        train(recipe(moved), tmp_path / "run", resume=True)
+
+
 @pytest.mark.parametrize(
     ("result", "changed"),
     [("average", "run.keep=2"), ("best", "run.test_pictures=5")],
@@ -556,6 +574,19 @@ def test_an_unreadable_test_picture_costs_no_epoch(tiny: Path, tmp_path: Path, s
 def test_more_unreadable_pictures_than_are_allowed_end_the_run(tiny: Path, tmp_path: Path, spoilt: list[str]) -> None:
     with pytest.raises(DatasetError, match=r"1 of 20 training pictures cannot be read, more than .* = 0.04; .*3.png"):
         train(read_recipe(tiny, overrides=[*spoilt, "data.unreadable=0.04"]), tmp_path / "run")
+
+
+def test_a_run_goes_on_where_a_larger_share_of_unreadable_pictures_is_allowed(
+    tiny: Path, tmp_path: Path, spoilt: list[str]
+) -> None:
+    told = [*spoilt, "optimise.epochs=2"]
+    stopped(read_recipe(tiny, overrides=[*told, "data.unreadable=0.05"]), tmp_path / "run", step=3)
+    for name in ("left/4.png", "right/5.png"):
+        (tmp_path / "set" / name).write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match="or allow a larger share"):
+        train(read_recipe(tiny, overrides=[*told, "data.unreadable=0.05"]), tmp_path / "run", resume=True)
+    train(read_recipe(tiny, overrides=[*told, "data.unreadable=0.2"]), tmp_path / "run", resume=True)
+    assert len((tmp_path / "run/unreadable.txt").read_text().splitlines()) == 3
 
 
 def test_a_student_without_labels_comes_to_answer_as_its_teacher(tiny: Path, tmp_path: Path) -> None:

@@ -59,9 +59,10 @@ class Fixed:
             del recipe["run"]["keep"]
         if run.result != "best" and self.recipe.steps.patience is None:
             del recipe["run"]["test_pictures"]
+        del recipe["data"]["unreadable"]  # it says when to stop, and changes no weight
         for part in ("train", "test"):
             if recipe["data"][part]:
-                del recipe["data"][part]["path"]  # a set may be moved
+                del recipe["data"][part]["path"], recipe["data"][part]["labels"]  # a set may be moved
         keys = {f"{table}.{key}": value for table in recipe for key, value in _items(recipe[table])}
         shown, tested, class_names = self.sets
         return {
