@@ -26,6 +26,7 @@ from anabranch.nets.store import read_tensors
 from anabranch.train.loop import rehearse, train
 from anabranch.train.recipe import read_recipe
 from anabranch.train.tables import Recipe
+from anabranch.train.team import Team
 
 STEPS_PER_EPOCH = 4  # 70 pictures in batches of 16, the rest left out
 
@@ -345,6 +346,24 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(tiny: Path, tmp_
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run/.lock"), pytest.raises(RecipeError, match="another process trains here"):
         train(read_recipe(tiny, smoke=True), tmp_path / "run")
+
+
+def test_of_two_runs_that_start_at_once_the_refused_one_leaves_the_other_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = FileLock(tmp_path / "run/.lock")
+
+    def make_after_the_other(folder: Path, **words: bool) -> None:
+        monkeypatch.undo()
+        folder.mkdir()
+        other.acquire()
+        folder.mkdir(**words)
+
+    monkeypatch.setattr(Path, "mkdir", make_after_the_other)
+    with pytest.raises(RecipeError, match="another process trains here"), Team().alone_in(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run/.lock").exists()
+    other.release()
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tiny: Path, tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ class Team:
                 yield
                 new = False
         except filelock.Timeout:
+            new = False  # the other one made it, though perhaps after this one had looked
             raise RecipeError(f"{folder}: another process trains here; wait for it or end it") from None
         finally:
             if new and [*folder.iterdir()] == [lock]:  # of a run that was refused
