@@ -378,6 +378,14 @@ def test_a_loss_that_is_no_number_ends_the_run(tiny: Path, tmp_path: Path) -> No
     assert not (tmp_path / "run/model.safetensors").exists()
 
 
+def test_a_loss_that_the_last_step_makes_no_number_ends_the_run(tiny: Path, tmp_path: Path) -> None:
+    wild = ["optimise.lr=1e38", "optimise.warmup_epochs=0.0", "optimise.ema_decay=0.0", "optimise.steps_per_epoch=1"]
+    with pytest.raises(RecipeError, match=r"step 1: the loss is no longer a number; lower optimise\.lr"):
+        train(read_recipe(tiny, smoke=True, overrides=wild), tmp_path / "run")
+    assert not (tmp_path / "run/history.jsonl").exists()
+    assert not (tmp_path / "run/model.safetensors").exists()
+
+
 def test_the_checkpoint_from_before_a_loss_that_is_no_number_still_loads(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no longer a number"):
         train(read_recipe(tiny, overrides=["optimise.lr=1e30", "run.checkpoint_steps=1"]), tmp_path / "run")

@@ -118,11 +118,7 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
             progress.step += 1
 
             counted = team.total(torch.tensor([loss * len(share.labels), len(share.labels)], dtype=torch.float64))
-            if not math.isfinite(counted[0].item()):
-                raise RecipeError(
-                    f"step {progress.step}: the loss is no longer a number; lower optimise.lr = {wanted.lr}, "
-                    "or warm up longer"
-                )
+            _want_number(counted[0].item(), recipe, progress.step)
             progress.loss_sum += counted[0].item()
             progress.seen += int(counted[1].item())
             progress.seconds = time.monotonic() - started
@@ -155,12 +151,14 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
         if team.leads:
             checkpoint.save(last, fixed, progress, student.learner)  # whatever becomes of the test
         met = answers(net, mean.state, recipe, sets, team)
+        scores = figures(met)
+        _want_number(scores["test_loss"], recipe, progress.step)
         unreadable = [*progress.unreadable, *met.unreadable]
         line = {
             "epoch": epoch + 1,
             "loss": progress.loss_sum / progress.seen,
             "lr": rate(wanted, progress.step - 1, steps_per_epoch),
-            **figures(met),
+            **scores,
             "waiting": round(progress.waiting / progress.stepping, 4),
             "unreadable": len(unreadable),
             "seconds": round(progress.seconds, 1),
@@ -276,6 +274,13 @@ def _steps_per_epoch(recipe: Recipe, pictures: int, processes: int) -> int:
             f"the {pictures} training pictures; try --set optimise.steps_per_epoch={pictures // wanted.batch}"
         )
     return steps
+
+
+def _want_number(loss: float, recipe: Recipe, step: int) -> None:
+    if not math.isfinite(loss):
+        raise RecipeError(
+            f"step {step}: the loss is no longer a number; lower optimise.lr = {recipe.steps.lr}, or warm up longer"
+        )
 
 
 def _is_over(recipe: Recipe, progress: checkpoint.Progress) -> bool:
