@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +175,34 @@ def test_wordnet_ids_are_as_good_as_imagenets_words(packed, tmp_path) -> None:
     x = torch.zeros(1, 3, 33, 33)
     with torch.no_grad():
         torch.testing.assert_close(open_teacher(recipe(path), ids, CPU).logits(x), packed.net(x), rtol=0, atol=0)
+
+
+def test_a_net_has_the_hash_of_its_weights_wherever_they_lie(packed, checkpoint, tmp_path) -> None:
+    moved, changed = tmp_path / "moved.safetensors", tmp_path / "changed.safetensors"
+    shutil.copy(checkpoint, moved)
+    net = copy.deepcopy(packed.net)
+    with torch.no_grad():
+        net.head.bias[0] += 1
+    save_trained(changed, Trained(net=net, name="tiny", licence="CC0-1.0", class_names=CLASSES, preprocess=OWN))
+    first, same, other = (open_teacher(recipe(path), CLASSES, CPU).sha256() for path in (checkpoint, moved, changed))
+    assert first == same != other
+
+
+def test_an_artefact_has_the_hash_of_its_files_and_of_the_order_of_its_classes(packed, tmp_path) -> None:
+    shutil.copytree(packed.folder, tmp_path / "moved")
+    shutil.copytree(packed.folder, tmp_path / "changed")
+    card = json.loads((tmp_path / "changed/card.json").read_text())
+    xml = tmp_path / "changed/f32.xml"
+    xml.write_bytes(xml.read_bytes() + b"\n")
+    [file] = [graph["files"][xml.name] for graph in card["graphs"]["openvino"].values() if xml.name in graph["files"]]
+    file |= {"bytes": xml.stat().st_size, "sha256": hashlib.sha256(xml.read_bytes()).hexdigest()}
+    (tmp_path / "changed/card.json").write_text(json.dumps(card))
+    first, same, other = (
+        open_teacher(recipe(folder), CLASSES, CPU).sha256()
+        for folder in (packed.folder, tmp_path / "moved", tmp_path / "changed")
+    )
+    assert first == same != other
+    assert open_teacher(recipe(packed.folder), CLASSES[::-1], CPU).sha256() != first
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from anabranch.nets.store import read_tensors
 from anabranch.train.loop import rehearse, train
 from anabranch.train.recipe import read_recipe
 from anabranch.train.tables import Recipe
+from anabranch.train.team import Team
 
 STEPS_PER_EPOCH = 4  # 70 pictures in batches of 16, the rest left out
 
@@ -152,6 +153,38 @@ def test_processes_that_read_different_numbers_of_pictures_do_not_wait_for_ever(
     assert _run(tiny, tmp_path / "run", *words, processes=2).wait(timeout=120) == 0, (tmp_path / "run.log").read_text()
 
 
+@pytest.mark.slow
+def test_a_run_stopped_within_an_epoch_forgets_no_unreadable_picture_of_any_process(
+    tiny: Path, tmp_path: Path, spoilt: list[str]
+) -> None:
+    broken = {f"{name}/{index}.png" for name in ("left", "right") for index in (3, 7)}
+    for name in broken:
+        (tmp_path / "set" / name).write_bytes(b"no picture")
+    told = [*spoilt, "optimise.batch=4", "data.unreadable=0.5", "optimise.epochs=1", "run.checkpoint_steps=4"]
+    script = tmp_path / "stopped.py"
+    script.write_text(
+        f"""
+from pathlib import Path
+from anabranch.train.loop import train
+from anabranch.train.recipe import read_recipe
+def stop(told):
+    if told.get("step") == 5:
+        raise KeyboardInterrupt
+train(read_recipe(Path({str(tiny)!r}), overrides={told!r}), Path({str(tmp_path / "run")!r}), report=stop)
+"""
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    assert subprocess.run(launch, env=environment, capture_output=True, check=False).returncode != 0
+    assert read_tensors(tmp_path / "run/last.safetensors")[1]["progress"]["step"] == 4
+    words = [word for each in told for word in ("--set", each)]
+    assert _run(tiny, tmp_path / "run", *words, processes=2).wait() == 0, (tmp_path / "run.log").read_text()
+    listed = (tmp_path / "run/unreadable.txt").read_text().splitlines()
+    assert {name for line in listed for name in broken if f"set/{name}: not a picture" in line} == broken
+    assert len(listed) == len(broken)
+    assert json.loads((tmp_path / "run/history.jsonl").read_text())["unreadable"] == len(broken)
+
+
 def _kill(pid: int) -> None:
     """SIGKILL a process and all that it started, which torchrun puts into sessions of their own."""
     family, parents = {pid}, {}
@@ -240,6 +273,24 @@ def test_as_many_other_pictures_are_told_from_those_of_before(tiny: Path, tmp_pa
         train(read_recipe(tiny, overrides=moved), tmp_path / "run", resume=True)
 
 
+def test_a_set_may_be_moved_with_the_file_of_its_labels(tiny: Path, tmp_path: Path) -> None:
+    def recipe(folder: Path) -> Recipe:
+        pictures, labels = (f"{folder}/train-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
+        return read_recipe(tiny, smoke=True, overrides=[f"data.train={{path='{pictures}', labels='{labels}'}}"])
+
+    train(recipe(tmp_path), tmp_path / "run")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in tmp_path.glob("train-*"):
+        path.rename(moved / path.name)
+    train(recipe(moved), tmp_path / "run", resume=True)
+    labels = bytearray((moved / "train-labels-idx1-ubyte").read_bytes())
+    labels[-1] ^= 1
+    (moved / "train-labels-idx1-ubyte").write_bytes(labels)
+    with pytest.raises(RecipeError, match="their names and classes, as a hash, was"):
+        train(recipe(moved), tmp_path / "run", resume=True)
+
+
 @pytest.mark.parametrize(
     ("result", "changed"),
     [("average", "run.keep=2"), ("best", "run.test_pictures=5")],
@@ -262,6 +313,26 @@ def test_epochs_of_an_earlier_run_are_not_taken_for_ones_own(tiny: Path, tmp_pat
         train(read_recipe(tiny, overrides=told), tmp_path / "run", resume=True)
 
 
+def test_a_run_goes_on_without_the_weights_that_it_started_from(tiny: Path, tmp_path: Path) -> None:
+    start = train(read_recipe(tiny, smoke=True), tmp_path / "start")
+    recipe = read_recipe(tiny, overrides=[f"start={{weights='{start}', frozen=['stem']}}", "distil.teacher=random"])
+    whole = train(recipe, tmp_path / "whole")
+    stopped(recipe, tmp_path / "halves", step=7)
+    start.unlink()
+    assert _tensors(train(recipe, tmp_path / "halves", resume=True)) == _tensors(whole)
+
+
+@pytest.mark.parametrize("key", ["start.weights", "distil.teacher"])
+def test_weights_are_not_looked_for_by_a_run_that_does_not_go_on(tiny: Path, tmp_path: Path, key: str) -> None:
+    def never(name: str) -> tuple[Path, None]:
+        raise AssertionError(name)
+
+    train(read_recipe(tiny, smoke=True, overrides=[f"{key}=random"]), tmp_path / "run")
+    other = read_recipe(tiny, overrides=[f"{key}=nowhere/model.safetensors", "optimise.batch=1000"])
+    with pytest.raises(RecipeError, match=rf"not be the same run: .*{key} was 'random', is 'nowhere/"):
+        train(other, tmp_path / "run", resume=True, locate=never)
+
+
 def test_what_changes_no_weight_may_change_between_sittings(tiny: Path, tmp_path: Path) -> None:
     whole = train(read_recipe(tiny, smoke=True), tmp_path / "run")
     before = _tensors(whole)
@@ -277,6 +348,24 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(tiny: Path, tmp_
         train(read_recipe(tiny, smoke=True), tmp_path / "run")
 
 
+def test_of_two_runs_that_start_at_once_the_refused_one_leaves_the_other_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = FileLock(tmp_path / "run/.lock")
+
+    def make_after_the_other(folder: Path, **words: bool) -> None:
+        monkeypatch.undo()
+        folder.mkdir()
+        other.acquire()
+        folder.mkdir(**words)
+
+    monkeypatch.setattr(Path, "mkdir", make_after_the_other)
+    with pytest.raises(RecipeError, match="another process trains here"), Team().alone_in(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run/.lock").exists()
+    other.release()
+
+
 def test_a_file_in_the_place_of_the_folder_is_named(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     with pytest.raises(RecipeError, match="run: this is a file"):
@@ -286,6 +375,14 @@ def test_a_file_in_the_place_of_the_folder_is_named(tiny: Path, tmp_path: Path) 
 def test_a_loss_that_is_no_number_ends_the_run(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"the loss is no longer a number; lower optimise\.lr"):
         train(read_recipe(tiny, overrides=["optimise.lr=1e30"]), tmp_path / "run")
+    assert not (tmp_path / "run/model.safetensors").exists()
+
+
+def test_a_loss_that_the_last_step_makes_no_number_ends_the_run(tiny: Path, tmp_path: Path) -> None:
+    wild = ["optimise.lr=1e38", "optimise.warmup_epochs=0.0", "optimise.ema_decay=0.0", "optimise.steps_per_epoch=1"]
+    with pytest.raises(RecipeError, match=r"step 1: the loss is no longer a number; lower optimise\.lr"):
+        train(read_recipe(tiny, smoke=True, overrides=wild), tmp_path / "run")
+    assert not (tmp_path / "run/history.jsonl").exists()
     assert not (tmp_path / "run/model.safetensors").exists()
 
 
@@ -459,6 +556,13 @@ def test_a_few_unreadable_pictures_are_left_out_and_listed_where_that_is_allowed
     assert json.loads((tmp_path / "run/history.jsonl").read_text().splitlines()[-1])["unreadable"] == 1
 
 
+def test_an_unreadable_picture_may_have_a_name_that_is_not_utf_8(tiny: Path, tmp_path: Path, spoilt: list[str]) -> None:
+    os.rename(tmp_path / "set/left/3.png", os.fsencode(tmp_path / "set/left") + b"/\xe9.png")
+    train(read_recipe(tiny, overrides=[*spoilt, "data.unreadable=0.05"]), tmp_path / "run")
+    [line] = (tmp_path / "run/unreadable.txt").read_text(encoding="utf-8").splitlines()
+    assert "left/\\udce9.png: not a picture" in line
+
+
 def test_a_few_unreadable_test_pictures_are_left_out_of_the_score_where_that_is_allowed(
     tiny: Path, tmp_path: Path, spoilt: list[str]
 ) -> None:
@@ -499,6 +603,19 @@ def test_more_unreadable_pictures_than_are_allowed_end_the_run(tiny: Path, tmp_p
         train(read_recipe(tiny, overrides=[*spoilt, "data.unreadable=0.04"]), tmp_path / "run")
 
 
+def test_a_run_goes_on_where_a_larger_share_of_unreadable_pictures_is_allowed(
+    tiny: Path, tmp_path: Path, spoilt: list[str]
+) -> None:
+    told = [*spoilt, "optimise.epochs=2"]
+    stopped(read_recipe(tiny, overrides=[*told, "data.unreadable=0.05"]), tmp_path / "run", step=3)
+    for name in ("left/4.png", "right/5.png"):
+        (tmp_path / "set" / name).write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match="or allow a larger share"):
+        train(read_recipe(tiny, overrides=[*told, "data.unreadable=0.05"]), tmp_path / "run", resume=True)
+    train(read_recipe(tiny, overrides=[*told, "data.unreadable=0.2"]), tmp_path / "run", resume=True)
+    assert len((tmp_path / "run/unreadable.txt").read_text().splitlines()) == 3
+
+
 def test_a_student_without_labels_comes_to_answer_as_its_teacher(tiny: Path, tmp_path: Path) -> None:
     teacher = train(read_recipe(tiny, overrides=["optimise.epochs=8", "augment.mixup=0.0"]), tmp_path / "teacher")
     told = [f"distil.teacher='{teacher}'", "run.seed=9", "optimise.epochs=8", "optimise.lr=0.1", "augment.mixup=0.0"]
@@ -509,6 +626,22 @@ def test_a_student_without_labels_comes_to_answer_as_its_teacher(tiny: Path, tmp
     with torch.inference_mode():
         answered = [load_trained(path).net(x).argmax(1) for path in (teacher, student)]
     assert (answered[0] == answered[1]).float().mean() > 0.9
+
+
+def test_a_run_does_not_go_on_with_another_teacher_in_the_place_of_the_first(tiny: Path, tmp_path: Path) -> None:
+    one, other = (
+        train(read_recipe(tiny, smoke=True, overrides=[f"run.seed={seed}"]), tmp_path / str(seed)) for seed in (1, 2)
+    )
+    recipe = read_recipe(tiny, overrides=[f"distil.teacher='{shutil.copy(one, tmp_path / 'teacher.safetensors')}'"])
+    whole = train(recipe, tmp_path / "whole")
+    stopped(recipe, tmp_path / "halves", step=3)
+    shutil.copy(other, tmp_path / "teacher.safetensors")
+    with pytest.raises(
+        RecipeError, match=r"not be the same run: distil\.teacher, as a hash, was '\w+', is '\w+'\. Go on"
+    ):
+        train(recipe, tmp_path / "halves", resume=True)
+    shutil.copy(one, tmp_path / "teacher.safetensors")
+    assert _tensors(train(recipe, tmp_path / "halves", resume=True)) == _tensors(whole)
 
 
 def test_a_run_may_be_shown_larger_pictures_as_it_goes_on(tiny: Path, tmp_path: Path) -> None:

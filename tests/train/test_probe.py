@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,15 @@ def test_pictures_that_cannot_be_read_are_left_out_and_listed(recipe, coloured, 
     with np.load(tmp_path / "run/answers.npz") as answers:
         assert "blue/01.png" not in answers["names"]
         assert len(answers["names"]) == len(answers["logits"]) == len(answers["labels"]) == COUNT - 1
+
+
+def test_a_picture_that_cannot_be_read_may_have_a_name_that_is_not_utf_8(recipe, coloured, tmp_path, kept) -> None:
+    Path(os.fsdecode(os.fsencode(coloured) + b"/red/\xe9t\xe9.png")).write_bytes(b"no picture")
+    (tmp_path / "run").mkdir()
+    read = read_recipe(recipe)
+    train_probe(read, open_sets(read.data), tmp_path / "run", cache=kept)
+    [line] = (tmp_path / "run/unreadable.txt").read_text(encoding="utf-8").splitlines()
+    assert f"{coloured}/red/\\udce9t\\udce9.png" in line
 
 
 def test_a_folder_that_holds_a_training_run_is_left_as_it_is(recipe, tmp_path, kept) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from anabranch.errors import CheckpointError
 from anabranch.verbs.duplicates import run
 
 pytest.importorskip("imagehash")
@@ -105,6 +109,32 @@ def test_a_csv_has_a_line_for_each_picture_of_a_match(sets, tmp_path, capsys):
     capsys.readouterr()
     compared(sets, "train", csv_file="-")
     assert capsys.readouterr().out == (tmp_path / "found.csv").read_text(encoding="utf-8")
+
+
+def test_a_name_that_is_not_utf_8_stands_in_the_csv_with_a_backslash(sets, tmp_path):
+    os.rename(sets / "train/ant/1.png", os.fsencode(sets / "train/ant") + b"/\xe9.png")
+    assert compared(sets, "train", csv_file=str(tmp_path / "found.csv")) == 0
+    rows = list(csv.DictReader((tmp_path / "found.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["picture"] for row in rows] == ["ant/\\udce9.png", "bee/1.png"]
+
+
+def test_a_csv_that_cannot_be_written_whole_is_not_there_at_all(sets, tmp_path, monkeypatch):
+    def full(found, file):
+        file.write("group")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("anabranch.verbs.duplicates._write_csv", full)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match=r"found\.csv: cannot be written \(No space left on device\)"):
+        compared(sets, "train", csv_file=str(tmp_path / "found.csv"))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_csv_may_go_into_a_pipe(sets, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        compared(sets, "train", csv_file=str(tmp_path / "pipe"))
+        assert reader.communicate()[0].startswith("group,kind,distance,set,picture,labels_differ\n0,same,")
 
 
 def test_an_unreadable_picture_is_reported_and_the_status_is_1(sets, capsys):

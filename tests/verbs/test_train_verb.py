@@ -53,6 +53,17 @@ def test_what_was_asked_wrongly_is_one_line(anabranch, tmp_path, arguments, mess
     assert len(done.err.splitlines()) == 1
 
 
+def test_one_process_that_is_told_of_others_says_who_starts_them(anabranch, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_PORT", "29400")
+    data = photos(tmp_path / "set", ant=5, bee=5)
+    done = anabranch("train", RECIPE, "--data", data, "--out", tmp_path / "run", *SMALL)
+    one_sentence(done, 2, "WORLD_SIZE = 2", "RANK, MASTER_ADDR are not set", "start them with torchrun")
+    assert not (tmp_path / "run").exists()
+
+
 def photos(folder: Path, **counts: int) -> Path:
     """Class folders with so many pictures each."""
     rng = np.random.default_rng(0)

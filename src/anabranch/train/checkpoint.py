@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from anabranch.train.sets import Sets, truth
 from anabranch.train.tables import Recipe
 
 _KIND = "training run"
+_TEACHER = "distil.teacher, as a hash,"
 
 
 @dataclass(kw_only=True)
@@ -33,7 +34,7 @@ class Progress:
     seconds: float = 0.0  # spent training, over all sittings
     stepping: float = 0.0  # seconds spent on this epoch's steps so far
     waiting: float = 0.0  # seconds of these in which the leading process waited for pictures
-    unreadable: list[str] = field(default_factory=list)  # a line for each picture that the leading process left out
+    unreadable: list[str] = field(default_factory=list)  # a line for each picture that any process left out
     best: dict[str, Any] | None = None  # the best epoch's line of the history
     history: list[dict[str, Any]] = field(default_factory=list)  # one line per epoch done
 
@@ -45,6 +46,7 @@ class Fixed:
     recipe: Recipe
     processes: int  # each norm sees its process's share of a batch
     sets: Sets
+    teacher: str | None = None  # its hash, where the recipe has one
 
     def as_json(self) -> dict[str, Any]:
         """By the words of a message: what is compared."""
@@ -57,13 +59,15 @@ class Fixed:
             del recipe["run"]["keep"]
         if run.result != "best" and self.recipe.steps.patience is None:
             del recipe["run"]["test_pictures"]
+        del recipe["data"]["unreadable"]  # it says when to stop, and changes no weight
         for part in ("train", "test"):
             if recipe["data"][part]:
-                del recipe["data"][part]["path"]  # a set may be moved
+                del recipe["data"][part]["path"], recipe["data"][part]["labels"]  # a set may be moved
         keys = {f"{table}.{key}": value for table in recipe for key, value in _items(recipe[table])}
         shown, tested, class_names = self.sets
         return {
             **keys,
+            **({_TEACHER: self.teacher[:12]} if self.teacher else {}),
             "processes": self.processes,
             "training and test pictures": [len(shown), len(tested)],
             "their names and classes, as a hash,": [_hash(shown), _hash(tested)],
@@ -156,23 +160,46 @@ def save(path: Path, fixed: Fixed, progress: Progress, learner: Learner) -> None
     write_tensors(path, learner.tensors(), {"kind": _KIND, **told})
 
 
-def restore(path: Path, fixed: Fixed, learner: Learner) -> Progress:
-    """Make the learner what it was. Raises CheckpointError, and RecipeError where what is fixed has changed."""
+class Saved(NamedTuple):
+    """What a checkpoint holds: its tensors, which lie in the file, and what else `save` was given."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    fixed: Mapping[str, Any]
+    progress: Progress
+    numbers: Mapping[str, Any]
+
+
+def read(path: Path, fixed: Fixed) -> Saved:
+    """The checkpoint of a run that goes on. A teacher that `fixed` does not know yet is left to `restore`.
+
+    Raises CheckpointError, and RecipeError where what is fixed has changed.
+    """
     tensors, about = read_tensors(path)
     if about.get("kind") != _KIND:
         raise CheckpointError(
             f"{path}: holds a {plain(about.get('kind'))}, not a training run; --resume wants a run's folder"
         )
-    now, then = fixed.as_json(), about["fixed"]
+    saved = Saved(path, tensors, about["fixed"], Progress(**about["progress"]), about["numbers"])
+    _want_same(saved, fixed, but=() if fixed.teacher else (_TEACHER,))
+    return saved
+
+
+def restore(saved: Saved, fixed: Fixed, learner: Learner) -> None:
+    """Make the learner what it was. Raises RecipeError where what is fixed has changed."""
+    _want_same(saved, fixed)
+    learner.take(saved.tensors, saved.numbers)
+
+
+def _want_same(saved: Saved, fixed: Fixed, *, but: Collection[str] = ()) -> None:
+    now, then = fixed.as_json(), saved.fixed
     changed = [
         f"{key.rstrip('.')} was {then.get(key)!r}, is {now.get(key)!r}"
         for key in dict.fromkeys([*then, *now])
-        if now.get(key) != then.get(key)
+        if now.get(key) != then.get(key) and key not in but
     ]
     if changed:
         raise RecipeError(
-            f"{path}: this would not be the same run: {'; '.join(changed)}. "
+            f"{saved.path}: this would not be the same run: {'; '.join(changed)}. "
             "Go on as it began, or start a new run in another folder"
         )
-    learner.take(tensors, about["numbers"])
-    return Progress(**about["progress"])

@@ -6,6 +6,7 @@ A teacher is shown what the student is shown: the augmented and mixed batch, so 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,7 @@ from anabranch.checkpoints.trained import open_trained
 from anabranch.errors import DatasetError, RecipeError
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import Net, build
+from anabranch.nets.store import tensors_sha256
 from anabranch.runtimes.open import open_model
 from anabranch.runtimes.predictor import Predictor
 from anabranch.train.losses import js, kl
@@ -35,6 +37,10 @@ class Teacher(Protocol):
 
         The same for the same batch, and without a gradient. Raises RecipeError for a side that the teacher cannot take.
         """
+        ...
+
+    def sha256(self) -> str:
+        """Of all that its answers depend on but the batch. Wherever it lies, the same teacher has the same one."""
         ...
 
 
@@ -105,6 +111,10 @@ class NetTeacher:
         answers: Tensor = self._net(x if self._same_input else x * self._gain + self._offset)
         return answers.float()[:, self._columns]
 
+    def sha256(self) -> str:
+        own_input = {"gain": self._gain, "offset": self._offset}
+        return tensors_sha256(self._net.state_dict() | own_input | {"columns": self._columns})
+
 
 class ArtefactTeacher:
     """An artefact on its engine, on the processor, for pictures of its own side.
@@ -126,6 +136,12 @@ class ArtefactTeacher:
         pixels = levels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)  # (n, 3, S, S) -> (n, S, S, 3)
         answers = self._predictor.predict(np.ascontiguousarray(pixels.numpy()))
         return torch.from_numpy(answers[:, self._columns]).to(x.device)
+
+    def sha256(self) -> str:
+        engine, precision = self._predictor.engine.split()  # OpenVINO's, of which a graph has the precision's name
+        files = self._predictor.card.graphs[engine][precision].files
+        told = [f"{name} {files[name].sha256}" for name in sorted(files)]
+        return hashlib.sha256("\n".join([*told, *map(str, self._columns)]).encode()).hexdigest()
 
 
 def distilled(student: Tensor, teacher: Tensor, label_loss: Tensor | None, distil: Distil) -> Tensor:

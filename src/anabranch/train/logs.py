@@ -105,9 +105,9 @@ class _Events:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Whole or not at all. Raises CheckpointError where it cannot be written."""
+    """Whole or not at all; what is no text in a file's name, with backslashes. Raises CheckpointError."""
     with replacing_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_answers(

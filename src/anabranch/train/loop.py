@@ -20,6 +20,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +81,22 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
 
     # ---- data --------------------------------------------------------------------------------------------------
     sets = open_sets(recipe.data)
-    crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=run.seed)
-    steps_per_epoch = _steps_per_epoch(recipe, len(sets.shown), team.processes)
     fixed = checkpoint.Fixed(recipe, team.processes, sets)
-
-    # ---- net, optimiser, running mean, teacher -----------------------------------------------------------------
-    student = Student(recipe, sets.class_names, team, locate=locate)
-    net, mean = student.net, student.learner.mean
-    progress = checkpoint.restore(last, fixed, student.learner) if last.exists() else checkpoint.Progress()
+    saved = checkpoint.read(last, fixed) if last.exists() else None
+    progress = saved.progress if saved else checkpoint.Progress()
     if len(team.union([str(progress.step)])) > 1:
         raise RecipeError(f"{last}: not every process finds it; --out must be a folder that all hosts share")
+    crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=run.seed)
+    steps_per_epoch = _steps_per_epoch(recipe, len(sets.shown), team.processes)
+
+    # ---- net, optimiser, running mean, teacher -----------------------------------------------------------------
+    student = Student(recipe, sets.class_names, team, locate=locate, restored=saved is not None)
+    net, mean = student.net, student.learner.mean
+    if student.teacher:
+        fixed = replace(fixed, teacher=student.teacher.sha256())
+    if saved:
+        checkpoint.restore(saved, fixed, student.learner)
+    del saved  # and with it its file, which the next checkpoint replaces
     plan = _plan(recipe, sets, team, steps_per_epoch, progress.step)
     if team.leads:
         write_text(folder / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
@@ -111,16 +118,15 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
             progress.step += 1
 
             counted = team.total(torch.tensor([loss * len(share.labels), len(share.labels)], dtype=torch.float64))
-            if not math.isfinite(counted[0].item()):
-                raise RecipeError(
-                    f"step {progress.step}: the loss is no longer a number; lower optimise.lr = {wanted.lr}, "
-                    "or warm up longer"
-                )
+            _want_number(counted[0].item(), recipe, progress.step)
             progress.loss_sum += counted[0].item()
             progress.seen += int(counted[1].item())
             progress.seconds = time.monotonic() - started
             taken = time.monotonic() - step_started
             progress.stepping += taken
+            is_due = progress.step % run.checkpoint_steps == 0 and progress.step % steps_per_epoch > 0
+            if is_due:
+                progress.unreadable = team.union(progress.unreadable)
             if team.leads:
                 pace = counted[1].item() / taken
                 told = {
@@ -135,7 +141,7 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
                 }
                 logs.step(told)
                 report(told)
-                if progress.step % run.checkpoint_steps == 0 and progress.step % steps_per_epoch:
+                if is_due:
                     checkpoint.save(last, fixed, progress, student.learner)
             step_started = time.monotonic()
 
@@ -145,12 +151,14 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
         if team.leads:
             checkpoint.save(last, fixed, progress, student.learner)  # whatever becomes of the test
         met = answers(net, mean.state, recipe, sets, team)
+        scores = figures(met)
+        _want_number(scores["test_loss"], recipe, progress.step)
         unreadable = [*progress.unreadable, *met.unreadable]
         line = {
             "epoch": epoch + 1,
             "loss": progress.loss_sum / progress.seen,
             "lr": rate(wanted, progress.step - 1, steps_per_epoch),
-            **figures(met),
+            **scores,
             "waiting": round(progress.waiting / progress.stepping, 4),
             "unreadable": len(unreadable),
             "seconds": round(progress.seconds, 1),
@@ -266,6 +274,13 @@ def _steps_per_epoch(recipe: Recipe, pictures: int, processes: int) -> int:
             f"the {pictures} training pictures; try --set optimise.steps_per_epoch={pictures // wanted.batch}"
         )
     return steps
+
+
+def _want_number(loss: float, recipe: Recipe, step: int) -> None:
+    if not math.isfinite(loss):
+        raise RecipeError(
+            f"step {step}: the loss is no longer a number; lower optimise.lr = {recipe.steps.lr}, or warm up longer"
+        )
 
 
 def _is_over(recipe: Recipe, progress: checkpoint.Progress) -> bool:

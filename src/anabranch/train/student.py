@@ -28,9 +28,14 @@ _PRODUCTS = {"f32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 
 
 class Student:
-    """A process's copy of the net of a recipe, at its start. Raises what its weights and its teacher raise."""
+    """A process's copy of the net of a recipe, at its start. Raises what its weights and its teacher raise.
 
-    def __init__(self, recipe: Recipe, class_names: Sequence[str], team: Team, *, locate: Locate):
+    `restored`: a checkpoint will give it its weights, and those that its recipe starts from are not looked for.
+    """
+
+    def __init__(
+        self, recipe: Recipe, class_names: Sequence[str], team: Team, *, locate: Locate, restored: bool = False
+    ):
         self.recipe = recipe
         self.team = team
         self.frozen = recipe.start.frozen if recipe.start else ()
@@ -43,7 +48,8 @@ class Student:
             zero_gamma=recipe.net.zero_gamma,
         )
         if recipe.start:
-            begin(net, recipe.start)
+            if not restored:
+                begin(net, recipe.start)
             freeze(net, recipe.start.frozen)
         self.net = net.to(team.device)
         if recipe.run.channels_last:

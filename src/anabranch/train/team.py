@@ -15,13 +15,23 @@ from torch.nn.parallel import DistributedDataParallel
 from anabranch.errors import RecipeError, UsageError, need
 from anabranch.train.freed import keep_freed_memory
 
+_OF_TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what torch wants to know beside WORLD_SIZE
+
 
 class Team:
-    """This process among `processes` of them. Leave with `with Team() as team`."""
+    """This process among `processes` of them. Leave with `with Team() as team`.
+
+    Raises UsageError where torchrun's variables are not all there, or there are more processes than GPUs.
+    """
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", 0))
         self.processes = int(os.environ.get("WORLD_SIZE", 1))
+        if self.processes > 1 and (missing := [name for name in _OF_TORCHRUN if name not in os.environ]):
+            raise UsageError(
+                f"WORLD_SIZE = {self.processes} says that so many processes train, and {', '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} not set; start them with torchrun, or unset WORLD_SIZE"
+            )
         local = int(os.environ.get("LOCAL_RANK", 0))
         self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         if self.device.type == "cuda" and local >= torch.cuda.device_count():
@@ -95,6 +105,7 @@ class Team:
                 yield
                 new = False
         except filelock.Timeout:
+            new = False  # the other one made it, though perhaps after this one had looked
             raise RecipeError(f"{folder}: another process trains here; wait for it or end it") from None
         finally:
             if new and [*folder.iterdir()] == [lock]:  # of a run that was refused

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
+from anabranch.disk import replacing_file
 from anabranch.images.duplicates import Found, Group, find_duplicates
 from anabranch.images.labelled import Labelled, open_labelled
 from anabranch.screen import print_json
@@ -43,7 +44,7 @@ def run(
     if csv_file == "-":
         _write_csv(found, sys.stdout)
     elif csv_file is not None:
-        with open(csv_file, "w", encoding="utf-8", newline="") as file:
+        with _opened(Path(csv_file)) as file:
             _write_csv(found, file)
     if json:
         print_json(_as_json(found))
@@ -100,6 +101,20 @@ def _told(group: Group) -> str:
 
 def _differ(labels_differ: bool) -> str:
     return ", LABELS DIFFER" if labels_differ else ""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """A file that is there whole or not at all; what is no plain file, such as a pipe, is written to as it is.
+
+    What is no text in a name is written with backslashes. Raises CheckpointError where it cannot be written.
+    """
+    plain = path.is_file() or not path.exists()
+    with (
+        replacing_file(path.resolve()) if plain else nullcontext(path) as place,
+        place.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        yield file
 
 
 def _write_csv(found: Found, file: TextIO) -> None:
