@@ -100,6 +100,73 @@ def test_what_a_key_wants_is_said_once_and_in_the_words_of_a_recipe(tiny: Path, 
     assert str(caught.value) == f"{tiny}: {said}"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["augment.scale=[0.5, 1.0]"], 'augment.scale belongs to augment.crop = "random-resized"'),
+        (["augment.policy_magnitude=5.0"], 'augment.policy_magnitude belongs to augment.policy = "randaugment"'),
+        (["augment.policy=trivialaugment", "augment.policy_ops=3"], "augment.policy_ops belongs to augment.policy"),
+        (["optimise.step_factor=0.5"], 'optimise.step_factor belongs to optimise.schedule = "step"'),
+        (
+            ["optimise.schedule=step", "optimise.step_epochs=[1]", "optimise.final_lr=0.01"],
+            'optimise.final_lr belongs to optimise.schedule = "cosine"',
+        ),
+        (["optimise.warmup_epochs=0.0", "optimise.warmup_from=0.1"], "warmup_from belongs to optimise.warmup_epochs"),
+        (["optimise.optimiser=adamw", "optimise.momentum=0.8"], 'momentum belongs to optimise.optimiser = "sgd" and'),
+        (["optimise.optimiser=lamb", "optimise.momentum=0.8"], 'momentum belongs to optimise.optimiser = "sgd" and'),
+        (["optimise.binary_threshold=0.0"], 'optimise.binary_threshold belongs to optimise.loss = "binary"'),
+        (["optimise.ema_decay=0.0", "optimise.ema_steps=2"], "optimise.ema_steps belongs to optimise.ema_decay"),
+        (
+            ["distil.teacher=random", "distil.labels=0.1", "distil.temperature=4.0"],
+            'distil.temperature belongs to distil.loss = "kl"',
+        ),
+        (["distil.teacher=random"], "optimise.label_smoothing belongs to distil.labels, which is 0"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused(tiny: Path, overrides: list[str], said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(tiny, overrides=overrides)
+    assert said in str(caught.value)
+    assert "leave it out" in str(caught.value)
+
+
+def test_a_key_that_nothing_reads_may_be_set_back_to_what_it_is_when_left_out(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("lr = 0.05", "lr = 0.05\nmomentum = 0.8"))
+    with pytest.raises(RecipeError, match=r"leave it out, or set it to 0\.9, as it is when left out"):
+        read_recipe(tiny, overrides=["optimise.optimiser=adamw"])
+    read_recipe(tiny, overrides=["optimise.optimiser=adamw", "optimise.momentum=0.9", "optimise.nesterov=false"])
+
+
+PROBE = next(path for path in RECIPES if path.stem == "probe")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "net.dropout=0.1",
+        "start.frozen=['all but head']",
+        "start.layer_decay=0.7",
+        "data.balanced=true",
+        "data.repeats=2",
+        "augment.flip=0.0",
+        "augment.mixup=0.2",
+        "run.precision=bf16",
+        "run.workers=2",
+        "run.test_pictures=100",
+    ],
+)
+def test_what_a_probe_does_not_read_is_refused(override: str) -> None:
+    key = override.split("=")[0]
+    with pytest.raises(RecipeError, match=f"{key} belongs to .*whose keys are weight_decay and precision"):
+        read_recipe(PROBE, overrides=[override])
+
+
+def test_what_a_probe_reads_is_taken() -> None:
+    read = ["run.seed=1", "probe.precision=bf16", "data.unreadable=0.1", "start.head=keep", "input.resize_px=232"]
+    recipe = read_recipe(PROBE, overrides=read)
+    assert (recipe.run.seed, recipe.probe.precision) == (1, "bf16")
+
+
 def test_a_crop_larger_than_the_resized_picture_is_refused(tiny: Path) -> None:
     with pytest.raises(RecipeError, match=r"input\.resize_px = 12 is less than input\.crop_px = 16.*raise both"):
         read_recipe(tiny, overrides=["input.crop_px=16"])
