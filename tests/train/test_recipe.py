@@ -200,6 +200,34 @@ def test_smoke_without_a_smoke_table_is_refused(tiny: Path) -> None:
             read_recipe(tiny, smoke=True)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('"optimise.bacth" = 8', r"there is no key 'optimise\.bacth'; the nearest are batch"),
+        ('"optimise.batch" = 0', r"optimise\.batch = 0 does not fit"),
+        ('"run.precision" = 16', r"run\.precision = 16 does not fit"),
+    ],
+)
+def test_a_mistake_in_smoke_is_refused_in_every_run(tiny: Path, line: str, said: str) -> None:
+    tiny.write_text(f"{tiny.read_text()}{line}\n")
+    for smoke in (False, True):
+        with pytest.raises(RecipeError, match=said):
+            read_recipe(tiny, smoke=smoke)
+
+
+def test_overrides_that_do_not_fit_smoke_run_without_it(tiny: Path) -> None:
+    tiny.write_text(f'{tiny.read_text()}"input.resize_px" = 16\n"arch.width" = 4\n')
+    tiny.write_text(tiny.read_text().replace("resize_px = 12", "resize_px = 24"))
+    recipe = read_recipe(tiny, overrides=["input.crop_px=20", "arch=resnet18"])
+    assert (recipe.input.crop_px, recipe.arch) == (20, "resnet18")
+
+
+def test_a_set_of_smoke_is_refused(tiny: Path) -> None:
+    for override in ("smoke.optimise.epochs=9", "smoke={}"):
+        with pytest.raises(RecipeError, match=r"\[smoke\] is the recipe's own; say --smoke"):
+            read_recipe(tiny, smoke=True, overrides=[override])
+
+
 def test_every_error_of_a_recipe_is_one_of_ours(tiny: Path) -> None:
     for override in ("arch=nonsense", "arch.quirks=['nonsense']", "input.resampler=nonsense", "run.seed=-1"):
         with pytest.raises(Error):
