@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from anabranch.errors import ArchError, DatasetError, Error, RecipeError
@@ -135,6 +136,15 @@ def test_a_key_that_nothing_reads_may_be_set_back_to_what_it_is_when_left_out(ti
     with pytest.raises(RecipeError, match=r"leave it out, or set it to 0\.9, as it is when left out"):
         read_recipe(tiny, overrides=["optimise.optimiser=adamw"])
     read_recipe(tiny, overrides=["optimise.optimiser=adamw", "optimise.momentum=0.9", "optimise.nesterov=false"])
+
+
+def test_the_largest_seed_is_the_largest_that_torch_takes(tiny: Path) -> None:
+    largest = 2**64 - 1
+    torch.Generator().manual_seed(read_recipe(tiny, overrides=[f"run.seed={largest}"]).run.seed)
+    with pytest.raises((RuntimeError, ValueError)):
+        torch.Generator().manual_seed(largest + 1)
+    with pytest.raises(RecipeError, match=r"run\.seed = 18446744073709551616 does not fit"):
+        read_recipe(tiny, overrides=[f"run.seed={largest + 1}"])
 
 
 PROBE = next(path for path in RECIPES if path.stem == "probe")

@@ -227,7 +227,7 @@ class Probe(Table):
 
 
 class Run(Table):
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0  # as torch takes it
     checkpoint_steps: Positive = 500  # optimiser steps between two checkpoints; every epoch's end makes one too
     keep: Positive = 1  # checkpoints of the last so many epochs stay
     result: Literal["last", "best", "average"] = "last"  # the epoch that becomes the model; the average of those kept
