@@ -277,6 +277,19 @@ def test_a_folder_that_is_called_train_and_holds_shards_is_a_split(tiny: Path, t
     assert (data.train.split, data.test.split) == ("train", "test")
 
 
+@pytest.mark.parametrize("splits", [[""], ["train", "val"]])
+def test_class_folders_name_their_classes_in_place_of_the_recipe(
+    tiny: Path, tmp_path: Path, splits: list[str]
+) -> None:
+    for split in splits:
+        classes(tmp_path / "photos" / split)
+    assert open_sets(read_recipe(tiny, pictures=tmp_path / "photos").data).class_names == ("ant", "bee")
+
+
+def test_a_recipe_names_the_classes_of_pictures_that_lie_in_one_file(tiny: Path) -> None:
+    assert open_sets(read_recipe(tiny, pictures=tiny.parent).data).class_names == ("left", "right")
+
+
 @pytest.mark.parametrize("name", ["Train", "TRAIN", "Training"])
 def test_splits_of_other_names_are_refused_rather_than_learnt_as_classes(tiny: Path, tmp_path: Path, name: str) -> None:
     for split in (name, "Test"):
@@ -325,7 +338,7 @@ def test_a_list_that_is_set_leaves_the_split_of_the_recipes_folder_behind(tiny: 
 
 def test_of_a_folder_in_one_piece_a_fifth_of_each_class_is_held_out(tiny: Path, tmp_path: Path) -> None:
     classes(tmp_path / "photos", count=50)
-    recipe = read_recipe(tiny, pictures=tmp_path / "photos", overrides=['data.class_names=["ant", "bee"]'])
+    recipe = read_recipe(tiny, pictures=tmp_path / "photos")
     sets = open_sets(recipe.data)
     assert not set(sets.shown.names) & set(sets.tested.names)
     assert len(sets.shown) + len(sets.tested) == 100

@@ -69,7 +69,7 @@ def _pointed(data: Any, pictures: Path) -> dict[str, Any]:
     """The recipe's [data] with the pictures of this folder, or of this list file.
 
     A folder that holds a split for training is used as that, and another split of it to test on; so are two lists in
-    it. Of a set that is in one piece a fifth is held out.
+    it. Of a set that is in one piece a fifth is held out. Class folders name the classes, in place of the recipe.
     """
     told = dict(data) if isinstance(data, Mapping) else {}
     train, test = (dict(told.pop(part, None) or {}) for part in ("train", "test"))
@@ -77,11 +77,13 @@ def _pointed(data: Any, pictures: Path) -> dict[str, Any]:
     if not pictures.exists():
         raise DatasetError(f"{pictures}: no such folder or list; give where your pictures are")
     inside = _names(pictures) if pictures.is_dir() else set()
-    if any(IMAGES.fullmatch(name) or name.endswith(".tar") for name in inside):  # which say themselves what is what
+    if _are_packed(inside):  # and say themselves what is what
         return {**told, "train": {**train, "path": str(pictures)}, "test": {**test, "path": str(pictures)}}
     learnt = train.get("split") or "train"
     names = [name for name in (test.get("split"), *_TESTED) if name]
     if _is_set(pictures / learnt):
+        if _has_class_folders(pictures / learnt):
+            told.pop("class_names", None)
         source = {"path": str(pictures), "split": learnt}
         tested = next((name for name in names if _is_set(pictures / name)), None)
         if tested is None:
@@ -90,6 +92,8 @@ def _pointed(data: Any, pictures: Path) -> dict[str, Any]:
     lists = [_list_in(pictures, each) for each in ([learnt], names)]
     if all(lists):
         return {**told, "train": {"path": lists[0]}, "test": {"path": lists[1]}}
+    if _has_class_folders(pictures):
+        told.pop("class_names", None)
     return {**told, "train": {"path": str(pictures)}, "hold_out": HELD_OUT}
 
 
@@ -99,6 +103,18 @@ def _is_set(folder: Path) -> bool:
         return False
     names = _names(folder)
     return not any(map(is_picture, names)) or any((folder / name).is_dir() for name in names)
+
+
+def _are_packed(names: set[str]) -> bool:
+    """Whether IDX files or shards are among them."""
+    return any(IMAGES.fullmatch(name) or name.endswith(".tar") for name in names)
+
+
+def _has_class_folders(place: Path) -> bool:
+    if not place.is_dir():
+        return False
+    names = _names(place)
+    return not _are_packed(names) and any((place / name).is_dir() for name in names)
 
 
 def _list_in(folder: Path, names: Sequence[str]) -> str | None:
