@@ -527,6 +527,17 @@ def test_a_rehearsal_says_what_a_run_takes_and_writes_nothing(tiny: Path, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("kept", [["run.keep=3"], ["run.result=best"]])
+def test_the_disk_that_a_rehearsal_tells_is_what_a_run_takes(tiny: Path, tmp_path: Path, kept: list[str]) -> None:
+    wide = ["arch.width=32", "arch.group_width=64", "optimise.steps_per_epoch=1"]
+    recipe = read_recipe(tiny, overrides=[*wide, *kept])
+    found = rehearse(recipe, tmp_path / "run")
+    train(recipe, tmp_path / "run")
+    left = {path.name: path.stat().st_size for path in (tmp_path / "run").iterdir()}
+    beside = left["last.safetensors"] + left.get("epoch-0003.safetensors", 0)  # each is written beside what goes
+    assert found.disk_bytes == pytest.approx(sum(left.values()) + beside, rel=0.05)
+
+
 def test_the_rate_scaled_to_the_batch_is_told_before_the_first_step(tiny: Path, tmp_path: Path) -> None:
     told = []
     train(read_recipe(tiny, smoke=True, overrides=["optimise.lr_batch=8"]), tmp_path / "run", report=told.append)

@@ -278,9 +278,7 @@ def test_a_folder_that_is_called_train_and_holds_shards_is_a_split(tiny: Path, t
 
 
 @pytest.mark.parametrize("splits", [[""], ["train", "val"]])
-def test_class_folders_name_their_classes_in_place_of_the_recipe(
-    tiny: Path, tmp_path: Path, splits: list[str]
-) -> None:
+def test_class_folders_name_their_classes_in_place_of_the_recipe(tiny: Path, tmp_path: Path, splits: list[str]) -> None:
     for split in splits:
         classes(tmp_path / "photos" / split)
     assert open_sets(read_recipe(tiny, pictures=tmp_path / "photos").data).class_names == ("ant", "bee")

@@ -229,7 +229,7 @@ class Probe(Table):
 class Run(Table):
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0  # as torch takes it
     checkpoint_steps: Positive = 500  # optimiser steps between two checkpoints; every epoch's end makes one too
-    keep: Positive = 1  # checkpoints of the last so many epochs stay
+    keep: Positive = 1  # the weights of the last so many epochs stay; 1: the result alone
     result: Literal["last", "best", "average"] = "last"  # the epoch that becomes the model; the average of those kept
     precision: Literal["f32", "bf16", "fp16"] = "f32"  # of the products; sums and weights stay f32
     channels_last: bool = True
