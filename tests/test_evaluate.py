@@ -170,3 +170,12 @@ def test_columns_of_several_classes_are_matched_by_name() -> None:
 def test_more_numbered_classes_than_the_models_are_an_error_with_several_each_too() -> None:
     with pytest.raises(DatasetError, match="has 3 classes and the model 2"):
         match_classes(several([0], [[0, 0, 1]]), ("a", "b"))
+
+
+def test_fewer_numbered_classes_than_the_models_are_those_that_no_picture_shows() -> None:
+    score = evaluate_multi_label(Table(TEN), several([0, 1, 2], [[1, 0, 0], [0, 1, 0], [0, 0, 1]]))
+    assert score.matched_by == "position"
+    assert score.average_precisions[:3] == (100.0, 100.0, 100.0)
+    assert np.isnan(score.average_precisions[3:]).all()
+    assert len(score.average_precisions) == 10
+    assert score.f1 == 100

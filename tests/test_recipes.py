@@ -151,15 +151,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*PUBLISHED, "finetune", "probe"])
+@pytest.mark.parametrize("name", BY_NAME)
 def test_the_smoke_run_of_a_recipe_runs_on_any_class_folders_without_a_download(
     name: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = [f"data.{part}.path={photos}" for part in ("train", "test")]
     status = train.run(
         str(BY_NAME[name]),
+        data=str(photos),
         out=str(tmp_path / name),
-        overrides=paths,
+        overrides=[],
         smoke=True,
         resume=False,
         dry_run=False,

@@ -131,7 +131,9 @@ def evaluate_multi_label(
     unreadable: list[tuple[str, str]] = []
     answered = _answered(predictor, data, unreadable, batch=batch, report=report)
     rows, told = zip(*((i, each.logits) for i, each in answered), strict=True)
-    logits, targets = np.stack(told)[:, index_of], data.targets[list(rows)]
+    # classes that are matched by position are as many as the model's, and the set may show fewer
+    targets = np.pad(data.targets[list(rows)], [(0, 0), (0, len(index_of) - data.targets.shape[1])])
+    logits = np.stack(told)[:, index_of]
     return MultiLabelScore(
         num_pictures=len(rows),
         average_precisions=tuple(average_precisions(logits, targets).tolist()),

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from anabranch.errors import UsageError
-from anabranch.images.files import picture_files, told_ignored
+from anabranch.errors import DatasetError, UsageError
+from anabranch.images.files import files_in, picture_files, told_ignored
 
 
 @pytest.fixture
@@ -96,3 +98,19 @@ def test_folders_that_link_to_one_another_are_walked_once_on_each_way(tmp_path):
     found = names(picture_files([tmp_path]), tmp_path)
     assert {"a/1.png", "a/to-b/1.png", "a/to-b/to-c/1.png"} <= set(found)
     assert len(found) == 3 + 3 * 2 + 3 * 2, "each folder, from there the two others, and from there the last"
+
+
+@pytest.mark.parametrize("listed", [files_in, lambda folder: picture_files([folder])])
+@pytest.mark.parametrize("closed", ["", "deep/er"])
+def test_a_folder_that_may_not_be_read_is_an_error_and_not_empty(folder, monkeypatch, listed, closed):
+    scandir = os.scandir
+
+    def refusing(path="."):  # root may read every folder, so that no mode of it can stand in
+        if Path(path) == folder / closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DatasetError, match="this folder cannot be read: Permission denied") as caught:
+        listed(folder)
+    assert str(caught.value).startswith(f"{folder / closed}: ")

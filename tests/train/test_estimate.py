@@ -131,11 +131,16 @@ def test_slow_steps_are_timed_less_often(tmp_path: Path, step_seconds: float, ti
     assert clocked.estimate(plan(), tmp_path, seconds=30).whole.times == times
 
 
-def test_the_disk_is_asked_for_the_checkpoints_kept_and_one_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("run", "models"), [({}, 1), ({"result": "best"}, 2), ({"keep": 3}, 4 + 1), ({"keep": 3, "result": "best"}, 4 + 2)]
+)
+def test_the_disk_is_asked_for_two_checkpoints_the_models_kept_and_the_answers(
+    tmp_path: Path, run: dict[str, object], models: int
+) -> None:
     folder = tmp_path / "not" / "yet"
-    found = Clocked(reading=0.0, computing=lambda step: 1.0).estimate(plan(keep=3), folder)
+    found = Clocked(reading=0.0, computing=lambda step: 1.0).estimate(plan(**run), folder)
     assert found.checkpoint_bytes == 100 * 4 + 2 * 8
-    assert found.disk_bytes == 4 * found.checkpoint_bytes + 4 * 1000
+    assert found.disk_bytes == 2 * 416 + models * 4 * 1000 + 60 * 3 * 4
     assert found.free_bytes == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
     assert found.has_room
     assert not folder.exists()

@@ -619,7 +619,7 @@ def test_a_run_goes_on_where_a_larger_share_of_unreadable_pictures_is_allowed(
 def test_a_student_without_labels_comes_to_answer_as_its_teacher(tiny: Path, tmp_path: Path) -> None:
     teacher = train(read_recipe(tiny, overrides=["optimise.epochs=8", "augment.mixup=0.0"]), tmp_path / "teacher")
     told = [f"distil.teacher='{teacher}'", "run.seed=9", "optimise.epochs=8", "optimise.lr=0.1", "augment.mixup=0.0"]
-    student = train(read_recipe(tiny, overrides=told), tmp_path / "student")
+    student = train(read_recipe(tiny, overrides=[*told, "optimise.label_smoothing=0.0"]), tmp_path / "student")
     data = open_labelled(tiny.parent, split="test")
     pixels = torch.stack([torch.from_numpy(data.picture(i).copy()) for i in range(len(data))])
     x = (pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
@@ -658,6 +658,17 @@ def test_a_rehearsal_says_what_a_run_takes_and_writes_nothing(tiny: Path, tmp_pa
     assert found.plan.num_pictures == 70
     assert 0 < found.epoch_seconds < found.run_seconds
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kept", [["run.keep=3"], ["run.result=best"]])
+def test_the_disk_that_a_rehearsal_tells_is_what_a_run_takes(tiny: Path, tmp_path: Path, kept: list[str]) -> None:
+    wide = ["arch.width=32", "arch.group_width=64", "optimise.steps_per_epoch=1"]
+    recipe = read_recipe(tiny, overrides=[*wide, *kept])
+    found = rehearse(recipe, tmp_path / "run")
+    train(recipe, tmp_path / "run")
+    left = {path.name: path.stat().st_size for path in (tmp_path / "run").iterdir()}
+    beside = left["last.safetensors"] + left.get("epoch-0003.safetensors", 0)  # each is written beside what goes
+    assert found.disk_bytes == pytest.approx(sum(left.values()) + beside, rel=0.05)
 
 
 def test_the_rate_scaled_to_the_batch_is_told_before_the_first_step(tiny: Path, tmp_path: Path) -> None:

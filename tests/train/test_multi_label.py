@@ -178,7 +178,7 @@ def test_a_teacher_of_several_classes_a_picture_teaches_no_single_one(
 ) -> None:
     teacher = train(read_recipe(tiny, smoke=True, overrides=several), tmp_path / "teacher")
     with pytest.raises(RecipeError, match="gives a picture any number of classes"):
-        train(read_recipe(tiny, overrides=[f"distil.teacher='{teacher}'"]), tmp_path / "run")
+        train(read_recipe(tiny, overrides=[f"distil.teacher='{teacher}'", "distil.labels=0.5"]), tmp_path / "run")
 
 
 def test_numbered_classes_that_the_test_pictures_lack_are_counted_all_the_same(tiny: Path, tmp_path: Path) -> None:

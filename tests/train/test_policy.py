@@ -189,4 +189,4 @@ def test_the_least_and_the_largest_draw_pick_the_first_and_the_last() -> None:
 def test_no_operation_happens_without_a_policy() -> None:
     assert num_operations(Augment()) == 0
     assert num_operations(Augment(policy="randaugment", policy_ops=3)) == 3
-    assert num_operations(Augment(policy="trivialaugment", policy_ops=3)) == 1
+    assert num_operations(Augment(policy="trivialaugment")) == 1

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from anabranch.errors import ArchError, DatasetError, Error, RecipeError
@@ -100,6 +101,82 @@ def test_what_a_key_wants_is_said_once_and_in_the_words_of_a_recipe(tiny: Path, 
     assert str(caught.value) == f"{tiny}: {said}"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["augment.scale=[0.5, 1.0]"], 'augment.scale belongs to augment.crop = "random-resized"'),
+        (["augment.policy_magnitude=5.0"], 'augment.policy_magnitude belongs to augment.policy = "randaugment"'),
+        (["augment.policy=trivialaugment", "augment.policy_ops=3"], "augment.policy_ops belongs to augment.policy"),
+        (["optimise.step_factor=0.5"], 'optimise.step_factor belongs to optimise.schedule = "step"'),
+        (
+            ["optimise.schedule=step", "optimise.step_epochs=[1]", "optimise.final_lr=0.01"],
+            'optimise.final_lr belongs to optimise.schedule = "cosine"',
+        ),
+        (["optimise.warmup_epochs=0.0", "optimise.warmup_from=0.1"], "warmup_from belongs to optimise.warmup_epochs"),
+        (["optimise.optimiser=adamw", "optimise.momentum=0.8"], 'momentum belongs to optimise.optimiser = "sgd" and'),
+        (["optimise.optimiser=lamb", "optimise.momentum=0.8"], 'momentum belongs to optimise.optimiser = "sgd" and'),
+        (["optimise.binary_threshold=0.0"], 'optimise.binary_threshold belongs to optimise.loss = "binary"'),
+        (["optimise.ema_decay=0.0", "optimise.ema_steps=2"], "optimise.ema_steps belongs to optimise.ema_decay"),
+        (
+            ["distil.teacher=random", "distil.labels=0.1", "distil.temperature=4.0"],
+            'distil.temperature belongs to distil.loss = "kl"',
+        ),
+        (["distil.teacher=random"], "optimise.label_smoothing belongs to distil.labels, which is 0"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused(tiny: Path, overrides: list[str], said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(tiny, overrides=overrides)
+    assert said in str(caught.value)
+    assert "leave it out" in str(caught.value)
+
+
+def test_a_key_that_nothing_reads_may_be_set_back_to_what_it_is_when_left_out(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("lr = 0.05", "lr = 0.05\nmomentum = 0.8"))
+    with pytest.raises(RecipeError, match=r"leave it out, or set it to 0\.9, as it is when left out"):
+        read_recipe(tiny, overrides=["optimise.optimiser=adamw"])
+    read_recipe(tiny, overrides=["optimise.optimiser=adamw", "optimise.momentum=0.9", "optimise.nesterov=false"])
+
+
+def test_the_largest_seed_is_the_largest_that_torch_takes(tiny: Path) -> None:
+    largest = 2**64 - 1
+    torch.Generator().manual_seed(read_recipe(tiny, overrides=[f"run.seed={largest}"]).run.seed)
+    with pytest.raises((RuntimeError, ValueError)):
+        torch.Generator().manual_seed(largest + 1)
+    with pytest.raises(RecipeError, match=r"run\.seed = 18446744073709551616 does not fit"):
+        read_recipe(tiny, overrides=[f"run.seed={largest + 1}"])
+
+
+PROBE = next(path for path in RECIPES if path.stem == "probe")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "net.dropout=0.1",
+        "start.frozen=['all but head']",
+        "start.layer_decay=0.7",
+        "data.balanced=true",
+        "data.repeats=2",
+        "augment.flip=0.0",
+        "augment.mixup=0.2",
+        "run.precision=bf16",
+        "run.workers=2",
+        "run.test_pictures=100",
+    ],
+)
+def test_what_a_probe_does_not_read_is_refused(override: str) -> None:
+    key = override.split("=")[0]
+    with pytest.raises(RecipeError, match=f"{key} belongs to .*whose keys are weight_decay and precision"):
+        read_recipe(PROBE, overrides=[override])
+
+
+def test_what_a_probe_reads_is_taken() -> None:
+    read = ["run.seed=1", "probe.precision=bf16", "data.unreadable=0.1", "start.head=keep", "input.resize_px=232"]
+    recipe = read_recipe(PROBE, overrides=read)
+    assert (recipe.run.seed, recipe.probe.precision) == (1, "bf16")
+
+
 def test_a_crop_larger_than_the_resized_picture_is_refused(tiny: Path) -> None:
     with pytest.raises(RecipeError, match=r"input\.resize_px = 12 is less than input\.crop_px = 16.*raise both"):
         read_recipe(tiny, overrides=["input.crop_px=16"])
@@ -131,6 +208,34 @@ def test_smoke_without_a_smoke_table_is_refused(tiny: Path) -> None:
         tiny.write_text(without)
         with pytest.raises(RecipeError, match=r"has no \[smoke\] table"):
             read_recipe(tiny, smoke=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('"optimise.bacth" = 8', r"there is no key 'optimise\.bacth'; the nearest are batch"),
+        ('"optimise.batch" = 0', r"optimise\.batch = 0 does not fit"),
+        ('"run.precision" = 16', r"run\.precision = 16 does not fit"),
+    ],
+)
+def test_a_mistake_in_smoke_is_refused_in_every_run(tiny: Path, line: str, said: str) -> None:
+    tiny.write_text(f"{tiny.read_text()}{line}\n")
+    for smoke in (False, True):
+        with pytest.raises(RecipeError, match=said):
+            read_recipe(tiny, smoke=smoke)
+
+
+def test_overrides_that_do_not_fit_smoke_run_without_it(tiny: Path) -> None:
+    tiny.write_text(f'{tiny.read_text()}"input.resize_px" = 16\n"arch.width" = 4\n')
+    tiny.write_text(tiny.read_text().replace("resize_px = 12", "resize_px = 24"))
+    recipe = read_recipe(tiny, overrides=["input.crop_px=20", "arch=resnet18"])
+    assert (recipe.input.crop_px, recipe.arch) == (20, "resnet18")
+
+
+def test_a_set_of_smoke_is_refused(tiny: Path) -> None:
+    for override in ("smoke.optimise.epochs=9", "smoke={}"):
+        with pytest.raises(RecipeError, match=r"\[smoke\] is the recipe's own; say --smoke"):
+            read_recipe(tiny, smoke=True, overrides=[override])
 
 
 def test_every_error_of_a_recipe_is_one_of_ours(tiny: Path) -> None:
@@ -170,6 +275,17 @@ def test_a_folder_that_is_called_train_and_holds_shards_is_a_split(tiny: Path, t
     data = read_recipe(tiny, pictures=tmp_path / "shards").data
     assert data.test is not None
     assert (data.train.split, data.test.split) == ("train", "test")
+
+
+@pytest.mark.parametrize("splits", [[""], ["train", "val"]])
+def test_class_folders_name_their_classes_in_place_of_the_recipe(tiny: Path, tmp_path: Path, splits: list[str]) -> None:
+    for split in splits:
+        classes(tmp_path / "photos" / split)
+    assert open_sets(read_recipe(tiny, pictures=tmp_path / "photos").data).class_names == ("ant", "bee")
+
+
+def test_a_recipe_names_the_classes_of_pictures_that_lie_in_one_file(tiny: Path) -> None:
+    assert open_sets(read_recipe(tiny, pictures=tiny.parent).data).class_names == ("left", "right")
 
 
 @pytest.mark.parametrize("name", ["Train", "TRAIN", "Training"])
@@ -220,7 +336,7 @@ def test_a_list_that_is_set_leaves_the_split_of_the_recipes_folder_behind(tiny: 
 
 def test_of_a_folder_in_one_piece_a_fifth_of_each_class_is_held_out(tiny: Path, tmp_path: Path) -> None:
     classes(tmp_path / "photos", count=50)
-    recipe = read_recipe(tiny, pictures=tmp_path / "photos", overrides=['data.class_names=["ant", "bee"]'])
+    recipe = read_recipe(tiny, pictures=tmp_path / "photos")
     sets = open_sets(recipe.data)
     assert not set(sets.shown.names) & set(sets.tested.names)
     assert len(sets.shown) + len(sets.tested) == 100

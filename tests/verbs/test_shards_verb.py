@@ -52,3 +52,10 @@ def test_a_set_that_does_not_name_its_classes_is_told_where_names_go(classes, tm
     run(str(classes / "list.txt"), out=str(tmp_path / "out"), split=None, labels=None, max_mb=1, seed=0, json=False)
     assert "put their names into classes.json" in capsys.readouterr().out
     assert open_labelled(tmp_path / "out").labels.tolist() == [4]
+
+
+def test_a_seed_below_zero_is_refused_in_a_sentence(anabranch, classes, tmp_path):
+    done = anabranch("shards", classes, "-o", tmp_path / "out", "--split", "train", "--seed", -1)
+    assert done.status == 2
+    assert "-1 is not in the range x>=0" in done.err
+    assert not (tmp_path / "out").exists()

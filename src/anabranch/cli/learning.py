@@ -40,7 +40,9 @@ def train(
 @click.option("--split", help="Of a set that holds several: train, test, val.")
 @click.option("--labels", metavar="FILE", help="The labels of a flat folder: lines of 'picture label'.")
 @click.option("--max-mb", type=int, default=256, show_default=True, metavar="MB", help="At most so large is a shard.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order in which pictures are packed.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order in which pictures are packed."
+)
 @json_option
 def shards(data: str, out: str, split: str | None, labels: str | None, max_mb: int, seed: int, json: bool) -> int:
     """Pack the labelled pictures of DATA into WebDataset shards, their files as they are, in a shuffled order."""

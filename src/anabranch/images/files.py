@@ -10,8 +10,9 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
-from anabranch.errors import UsageError, shown
+from anabranch.errors import DatasetError, UsageError, shown
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _EXPECTED = PICTURE_SUFFIXES | {".txt", ".csv", ".json", ".xml", ".md", ".html", ".db", ".ini"}  # nobody misses these
@@ -22,13 +23,14 @@ def picture_files(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
 
     A file is taken as it is, whatever its suffix; of a folder, the pictures at any depth, told by their suffix: folder
     by folder, as torchvision sorts them; of a pattern, its files. Texts and no Paths, of which a million would take
-    half a gigabyte. Raises UsageError for a path that stands for no file.
+    half a gigabyte. Raises UsageError for a path that stands for no file, DatasetError for a folder that cannot be
+    read, at any depth.
     """
     return [file for path in paths for file in _meant(Path(path))]
 
 
 def files_in(folder: str | os.PathLike[str]) -> list[Path]:
-    """All files of a folder at any depth, in the same order."""
+    """All files of a folder at any depth, in the same order. Raises DatasetError where a folder cannot be read."""
     return [Path(root, name) for root, name in _sorted_walk(os.fspath(folder))]
 
 
@@ -84,10 +86,17 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
     while waiting:
         place, above = waiting.pop()
         here = above | {os.path.realpath(place)}
-        _, folders, names = next(os.walk(place), (place, [], []))
+        _, folders, names = next(os.walk(place, onerror=_unread))
         yield place, names
         below = (os.path.join(place, name) for name in folders if not is_hidden(name))
         waiting += [(each, here) for each in below if not _leads_back(each, here)]
+
+
+def _unread(error: OSError) -> NoReturn:
+    """Otherwise `os.walk` passes over such a folder, and all pictures in it."""
+    raise DatasetError(
+        f"{error.filename}: this folder cannot be read: {error.strerror}; make it readable, or move it elsewhere"
+    ) from None
 
 
 def _leads_back(folder: str, above: frozenset[str]) -> bool:

@@ -169,7 +169,9 @@ def estimate(
     checkpoint_bytes = sum(tensor.numel() * tensor.element_size() for tensor in parts.held().values())
     wanted = plan.recipe.run
     model_bytes = 4 * plan.params
+    epochs = wanted.keep + 1 if wanted.keep > 1 else 0  # their weights; one is written beside those kept
     models = 2 if wanted.result == "best" else 1  # the best so far stands beside the result
+    answers_bytes = 4 * plan.num_tested * plan.num_classes
     return Estimate(
         plan=plan,
         whole=whole,
@@ -179,7 +181,7 @@ def estimate(
         memory_bytes=peak_bytes(device),
         device_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
         checkpoint_bytes=checkpoint_bytes,
-        disk_bytes=(wanted.keep + 1) * checkpoint_bytes + models * model_bytes,  # one is written beside those kept
+        disk_bytes=2 * checkpoint_bytes + (epochs + models) * model_bytes + answers_bytes,  # the next beside the last
         free_bytes=shutil.disk_usage(_existing(folder)).free,
     )
 

@@ -1,13 +1,15 @@
 """The recipe: everything that decides a training run, read strictly from TOML.
 
 Unknown keys are refused with the nearest known one; `--set a.b=value` overrides one key and is held to the same rules.
-The `[smoke]` table holds such overrides for a run of well under a minute.
+The `[smoke]` table holds such overrides for a run of well under a minute; its keys are looked at in every run.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from anabranch.errors import DatasetError, RecipeError, nearest
 from anabranch.images.files import is_hidden, is_picture
@@ -55,6 +58,8 @@ def read_recipe(
             _put(table, key, value, where=f"{path}, [smoke]")
     _lay_over(table, overrides)
     recipe = recipe_from_json(table, where=str(path))
+    if not smoke:
+        _want_smoke(table, where=f"{path}, [smoke]")
     recipe.spec()
     recipe.input.preprocess()
     return recipe
@@ -64,7 +69,7 @@ def _pointed(data: Any, pictures: Path) -> dict[str, Any]:
     """The recipe's [data] with the pictures of this folder, or of this list file.
 
     A folder that holds a split for training is used as that, and another split of it to test on; so are two lists in
-    it. Of a set that is in one piece a fifth is held out.
+    it. Of a set that is in one piece a fifth is held out. Class folders name the classes, in place of the recipe.
     """
     told = dict(data) if isinstance(data, Mapping) else {}
     train, test = (dict(told.pop(part, None) or {}) for part in ("train", "test"))
@@ -72,11 +77,13 @@ def _pointed(data: Any, pictures: Path) -> dict[str, Any]:
     if not pictures.exists():
         raise DatasetError(f"{pictures}: no such folder or list; give where your pictures are")
     inside = _names(pictures) if pictures.is_dir() else set()
-    if any(IMAGES.fullmatch(name) or name.endswith(".tar") for name in inside):  # which say themselves what is what
+    if _are_packed(inside):  # and say themselves what is what
         return {**told, "train": {**train, "path": str(pictures)}, "test": {**test, "path": str(pictures)}}
     learnt = train.get("split") or "train"
     names = [name for name in (test.get("split"), *_TESTED) if name]
     if _is_set(pictures / learnt):
+        if _has_class_folders(pictures / learnt):
+            told.pop("class_names", None)
         source = {"path": str(pictures), "split": learnt}
         tested = next((name for name in names if _is_set(pictures / name)), None)
         if tested is None:
@@ -85,6 +92,8 @@ def _pointed(data: Any, pictures: Path) -> dict[str, Any]:
     lists = [_list_in(pictures, each) for each in ([learnt], names)]
     if all(lists):
         return {**told, "train": {"path": lists[0]}, "test": {"path": lists[1]}}
+    if _has_class_folders(pictures):
+        told.pop("class_names", None)
     return {**told, "train": {"path": str(pictures)}, "hold_out": HELD_OUT}
 
 
@@ -94,6 +103,18 @@ def _is_set(folder: Path) -> bool:
         return False
     names = _names(folder)
     return not any(map(is_picture, names)) or any((folder / name).is_dir() for name in names)
+
+
+def _are_packed(names: set[str]) -> bool:
+    """Whether IDX files or shards are among them."""
+    return any(IMAGES.fullmatch(name) or name.endswith(".tar") for name in names)
+
+
+def _has_class_folders(place: Path) -> bool:
+    if not place.is_dir():
+        return False
+    names = _names(place)
+    return not _are_packed(names) and any((place / name).is_dir() for name in names)
 
 
 def _list_in(folder: Path, names: Sequence[str]) -> str | None:
@@ -110,7 +131,23 @@ def recipe_from_json(table: Mapping[str, Any], *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(_as_tuples(table), strict=True)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {_explain(error, table)}") from None
+        raise RecipeError(f"{where}: {_explain(error.errors(), table)}") from None
+
+
+def _want_smoke(table: Mapping[str, Any], *, where: str) -> None:
+    """Raise RecipeError where [smoke], laid over a recipe that fits, has an unknown key or a value of another kind.
+
+    Whether its values fit those of other keys is seen in a smoke run: here overrides may have changed the others.
+    """
+    smoked = deepcopy(dict(table))
+    for key, value in table.get("smoke", {}).items():
+        with suppress(RecipeError):  # of a key of [arch], where an override names a net
+            _put(smoked, key, value, where=where)
+    try:
+        Recipe.model_validate(_as_tuples(smoked), strict=True)
+    except ValidationError as error:
+        if findings := [each for each in error.errors() if each["type"] != "value_error"]:
+            raise RecipeError(f"{where}: {_explain(findings, smoked)}") from None
 
 
 def _lay_over(table: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -120,6 +157,11 @@ def _lay_over(table: dict[str, Any], overrides: Sequence[str]) -> None:
         _, equals, text = override.partition("=")
         if not equals:
             raise RecipeError(f"--set {override}: wanted key=value, for instance --set optimise.epochs=3")
+        if key.partition(".")[0] == "smoke":
+            raise RecipeError(
+                f"--set {override}: [smoke] is the recipe's own; say --smoke, and --set with the key itself, which "
+                "goes over it"
+            )
         value = _value(text.strip())
         held = _put(table, key, value, where=f"--set {override}")
         names_file = key in ("data.train.path", "data.test.path") and Path(str(value)).is_file()
@@ -153,10 +195,10 @@ def _as_tuples(value: Any) -> Any:
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
-def _explain(error: ValidationError, table: Mapping[str, Any]) -> str:
+def _explain(findings: Sequence[ErrorDetails], table: Mapping[str, Any]) -> str:
     """Pydantic's findings as sentences, the first of each key; an unknown key has the nearest known ones beside it."""
     sentences: dict[str, str] = {}
-    for finding in error.errors():
+    for finding in findings:
         kind, place = finding["type"], finding["loc"]
         names, held = _known(place)
         key = ".".join(names)

@@ -1,10 +1,13 @@
 """The tables of a recipe: what each key means, its range, and what it is when it is not given.
 
-Every table refuses keys that it does not know. `train.recipe` reads them.
+Every table refuses keys that it does not know, and those that nothing reads beside the others, unless they are set to
+what they are when not given: an override can set a key back, but not take it away. `train.recipe` reads them.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -22,6 +25,14 @@ RANDOM = "random"  # in place of weights: a net as it is built, with which a rec
 
 class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def refuse(self, name: str, keys: Iterable[str], *, belongs_to: str) -> None:
+        """Raise ValueError where one of these `keys` of the table `name`, which nothing reads, is set to anything."""
+        for key in keys:
+            default = type(self).model_fields[key].default
+            if getattr(self, key) != default:
+                told = "" if default is None else f", or set it to {json.dumps(default)}, as it is when left out"
+                raise ValueError(f"{name}.{key} belongs to {belongs_to}; leave it out{told}")
 
 
 class Source(Table):
@@ -134,6 +145,11 @@ class Augment(Table):
             raise ValueError("augment.side_px wants pairs (epoch, px) whose epochs rise from 0 on, such as [[0, 128]]")
         if (self.pad_px > 0) != (self.crop == "padded"):
             raise ValueError('augment.pad_px belongs to augment.crop = "padded": at least 1 there, 0 elsewhere')
+        if self.crop != "random-resized":
+            self.refuse("augment", ("resampler", "scale", "aspect"), belongs_to='augment.crop = "random-resized"')
+        if self.policy != "randaugment":
+            of_policy = ("policy_ops", "policy_magnitude", "policy_spread")
+            self.refuse("augment", of_policy, belongs_to='augment.policy = "randaugment"')
         return self
 
 
@@ -172,10 +188,16 @@ class Optimise(Table):
             raise ValueError('optimise.step_epochs belongs to optimise.schedule = "step", which wants at least one')
         if list(self.step_epochs) != sorted(set(self.step_epochs)):
             raise ValueError("optimise.step_epochs wants epochs that rise")
-        if self.ema_steps > 1 and not self.ema_decay:
-            raise ValueError("optimise.ema_steps belongs to optimise.ema_decay, which is 0")
-        if self.loss == "cross-entropy" and self.binary_threshold is not None:
-            raise ValueError('optimise.binary_threshold belongs to optimise.loss = "binary"')
+        for key, is_read, owner in (
+            ("step_factor", self.schedule == "step", 'schedule = "step"'),
+            ("final_lr", self.schedule == "cosine", 'schedule = "cosine"'),
+            ("warmup_from", self.warmup_epochs > 0, "warmup_epochs, which is 0"),
+            ("momentum", self.optimiser in ("sgd", "rmsprop"), 'optimiser = "sgd" and "rmsprop"'),
+            ("binary_threshold", self.loss == "binary", 'loss = "binary"'),
+            ("ema_steps", self.ema_decay > 0, "ema_decay, which is 0"),
+        ):
+            if not is_read:
+                self.refuse("optimise", [key], belongs_to=f"optimise.{owner}")
         return self
 
 
@@ -189,6 +211,12 @@ class Distil(Table):
     labels: Share = 0.0  # the labels' share of the loss; 0: they are never looked at
     teacher_norms: Literal["statistics", "batch"] = "statistics"  # "batch": a net's norms see the batch (SSLD)
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.loss != "kl":
+            self.refuse("distil", ["temperature"], belongs_to='distil.loss = "kl"')
+        return self
+
 
 class Probe(Table):
     """Nothing but a head is learnt, on the features of the backbone that `start` gives, which are computed once."""
@@ -199,9 +227,9 @@ class Probe(Table):
 
 
 class Run(Table):
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0  # as torch takes it
     checkpoint_steps: Positive = 500  # optimiser steps between two checkpoints; every epoch's end makes one too
-    keep: Positive = 1  # checkpoints of the last so many epochs stay
+    keep: Positive = 1  # the weights of the last so many epochs stay; 1: the result alone
     result: Literal["last", "best", "average"] = "last"  # the epoch that becomes the model; the average of those kept
     precision: Literal["f32", "bf16", "fp16"] = "f32"  # of the products; sums and weights stay f32
     channels_last: bool = True
@@ -239,6 +267,8 @@ class Recipe(Table):
             raise ValueError("a recipe has either [optimise], to train the net, or [probe], to fit a head to it")
         if self.probe and (self.start is None or self.distil is not None):
             raise ValueError("[probe] wants [start], whose weights it looks through, and no [distil]")
+        if self.probe:
+            self._refuse_beside_a_probe()
         if self.data.multi_label and (self.probe or self.distil):
             raise ValueError(
                 "data.multi_label goes with neither [probe] nor [distil], whose losses give each picture one class; "
@@ -249,7 +279,19 @@ class Recipe(Table):
                 f'optimise.loss = "{self.steps.loss}" gives each picture one class, and data.multi_label any number; '
                 'say optimise.loss = "binary"'
             )
+        if self.distil and self.distil.labels == 0:
+            self.steps.refuse("optimise", ("label_smoothing", "loss"), belongs_to="distil.labels, which is 0")
         return self
+
+    def _refuse_beside_a_probe(self) -> None:
+        """Raise ValueError where a key is set that only a training reads."""
+        assert self.start is not None
+        owner = f"a training by [optimise], not to [probe], whose keys are {' and '.join(Probe.model_fields)}"
+        self.net.refuse("net", Net.model_fields, belongs_to=owner)
+        self.start.refuse("start", ("frozen", "layer_decay"), belongs_to=owner)
+        self.data.refuse("data", ("balanced", "repeats"), belongs_to=owner)
+        self.augment.refuse("augment", Augment.model_fields, belongs_to=owner)
+        self.run.refuse("run", (key for key in Run.model_fields if key != "seed"), belongs_to=owner)
 
     @property
     def steps(self) -> Optimise:
