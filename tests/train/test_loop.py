@@ -315,7 +315,8 @@ def test_epochs_of_an_earlier_run_are_not_taken_for_ones_own(tiny: Path, tmp_pat
 
 def test_a_run_goes_on_without_the_weights_that_it_started_from(tiny: Path, tmp_path: Path) -> None:
     start = train(read_recipe(tiny, smoke=True), tmp_path / "start")
-    recipe = read_recipe(tiny, overrides=[f"start={{weights='{start}', frozen=['stem']}}", "distil.teacher=random"])
+    told = [f"start={{weights='{start}', frozen=['stem']}}", "distil.teacher=random", "distil.labels=0.5"]
+    recipe = read_recipe(tiny, overrides=told)
     whole = train(recipe, tmp_path / "whole")
     stopped(recipe, tmp_path / "halves", step=7)
     start.unlink()
@@ -327,8 +328,9 @@ def test_weights_are_not_looked_for_by_a_run_that_does_not_go_on(tiny: Path, tmp
     def never(name: str) -> tuple[Path, None]:
         raise AssertionError(name)
 
-    train(read_recipe(tiny, smoke=True, overrides=[f"{key}=random"]), tmp_path / "run")
-    other = read_recipe(tiny, overrides=[f"{key}=nowhere/model.safetensors", "optimise.batch=1000"])
+    plain = "optimise.label_smoothing=0.0"  # of no use to a teacher without labels
+    train(read_recipe(tiny, smoke=True, overrides=[f"{key}=random", plain]), tmp_path / "run")
+    other = read_recipe(tiny, overrides=[f"{key}=nowhere/model.safetensors", plain, "optimise.batch=1000"])
     with pytest.raises(RecipeError, match=rf"not be the same run: .*{key} was 'random', is 'nowhere/"):
         train(other, tmp_path / "run", resume=True, locate=never)
 
@@ -632,7 +634,8 @@ def test_a_run_does_not_go_on_with_another_teacher_in_the_place_of_the_first(tin
     one, other = (
         train(read_recipe(tiny, smoke=True, overrides=[f"run.seed={seed}"]), tmp_path / str(seed)) for seed in (1, 2)
     )
-    recipe = read_recipe(tiny, overrides=[f"distil.teacher='{shutil.copy(one, tmp_path / 'teacher.safetensors')}'"])
+    teacher = shutil.copy(one, tmp_path / "teacher.safetensors")
+    recipe = read_recipe(tiny, overrides=[f"distil.teacher='{teacher}'", "distil.labels=0.5"])
     whole = train(recipe, tmp_path / "whole")
     stopped(recipe, tmp_path / "halves", step=3)
     shutil.copy(other, tmp_path / "teacher.safetensors")
