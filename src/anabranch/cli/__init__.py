@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+from typing import NoReturn
 
 import click
 
@@ -43,7 +44,10 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half written is taken away
     try:
-        sys.exit(app(standalone_mode=False))
+        status = app(standalone_mode=False)
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            _leave(status)
+        sys.exit(status)
     except Error as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
@@ -55,3 +59,14 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
+
+
+def _leave(status: int | None) -> NoReturn:
+    """End a process of torchrun's at once, with all written.
+
+    While Python shuts down, torch 2.13 may end it by SIGABRT instead ("terminate called without an active exception"),
+    after `destroy_process_group` too: of 120 processes that did no more than three steps over gloo, two.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status or 0)
