@@ -11,7 +11,6 @@ import io
 import os
 import signal
 import sys
-from typing import NoReturn
 
 import click
 
@@ -44,10 +43,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half written is taken away
     try:
-        status = app(standalone_mode=False)
-        if os.environ.get("WORLD_SIZE", "1") != "1":
-            _leave(status)
-        sys.exit(status)
+        sys.exit(app(standalone_mode=False))
     except Error as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
@@ -59,14 +55,3 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
-
-
-def _leave(status: int | None) -> NoReturn:
-    """End a process of torchrun's at once, with all written.
-
-    While Python shuts down, torch 2.13 may end it by SIGABRT instead ("terminate called without an active exception"),
-    after `destroy_process_group` too: of 120 processes that did no more than three steps over gloo, two.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status or 0)

@@ -36,7 +36,8 @@ _CONVERTERS = {
     "litert": "litert-torch",
 }
 
-_CONVERTS = {"ncnn": ("pnnx", "edge"), "litert": ("litert_torch", "litert")}  # modules that no engine needs to run
+# Modules that convert, with their extras, where the engine itself runs without them.
+_NEEDED_TO_CONVERT = {"ncnn": ("pnnx", "edge"), "litert": ("litert_torch", "litert")}
 
 
 def pack(
@@ -203,7 +204,7 @@ def _need_engines(formats: Collection[str], precisions: Collection[str]) -> None
         calibrates = engine.format == "onnx" and "int8" in precisions
         if engine.needs and (engine.format in formats or calibrates) and find_spec(engine.needs[0]) is None:
             need(engine.needs[0], extra=engine.needs[1])
-    for kind, (module, extra) in _CONVERTS.items():
+    for kind, (module, extra) in _NEEDED_TO_CONVERT.items():
         if kind in formats and find_spec(module) is None:
             need(module, extra=extra)
 
