@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from anabranch.arch import Arch
 from anabranch.engines import openvino
 from anabranch.errors import DatasetError, ExportError, UsageError
 from anabranch.images.labelled import open_labelled
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import build
 from anabranch.runtimes.openvino import OpenVinoPredictor
-from anabranch.train.features import features
+from anabranch.train.features import chosen_precision, features
 
 INPUT = Preprocess(crop_px=24, resize_px=24, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
 CPU_HAS_BF16 = "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -163,11 +164,34 @@ def test_features_in_bf16_are_of_the_same_graph_and_near_those_in_f32(net, colou
     assert seen == []
 
 
+@pytest.mark.parametrize(
+    ("offered", "wanted", "chosen"),
+    [
+        (("f32", "bf16", "int8"), "auto", "bf16"),
+        (("f32", "int8"), "auto", "f32"),
+        (("f32", "bf16", "int8"), "f32", "f32"),
+        (("f32", "int8"), "bf16", "bf16"),  # which `features` then refuses
+    ],
+)
+def test_the_processor_chooses_between_f32_and_bf16_unless_one_is_named(offered, wanted, chosen, monkeypatch) -> None:
+    monkeypatch.setattr("anabranch.train.features.offered_precisions", lambda core: offered)
+    assert chosen_precision(wanted) == chosen
+
+
 def test_a_precision_that_the_processor_lacks_is_refused_before_an_export(net, coloured, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("anabranch.runtimes.openvino.offered_precisions", lambda core: ("f32",))
     with pytest.raises(UsageError, match="no bf16"):
         features(net, open_labelled(coloured), INPUT, cache=tmp_path / "kept", precision="bf16")
     assert not (tmp_path / "kept").exists()
+
+
+def test_a_net_as_it_is_built_has_features_in_int8(coloured, kept) -> None:
+    """Its biases are zero, and the exporter leaves them out of the graph."""
+    torch.manual_seed(0)
+    data = open_labelled(coloured)
+    net = build(Arch(depths=(1,), width=8, groups=2, group_width=8), num_classes=2)
+    exact, rough = (features(net, data, INPUT, cache=kept, precision=precision) for precision in ("f32", "int8"))
+    assert 1e-4 < np.linalg.norm(rough.values - exact.values) / np.linalg.norm(exact.values) < 0.1
 
 
 def test_too_few_pictures_show_int8_no_ranges(net, coloured, kept) -> None:

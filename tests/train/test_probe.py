@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from anabranch.arch import arch_to_json
+from anabranch.engines import openvino
 from anabranch.errors import RecipeError
 from anabranch.images.labelled import open_labelled
 from anabranch.images.preprocess import Preprocess
@@ -20,6 +21,7 @@ from anabranch.train.tables import Data, Input, Optimise, Probe, Recipe, Run, So
 from anabranch.verbs.train import run
 
 INPUT = Preprocess(crop_px=24, resize_px=24, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
+CPU_HAS_BF16 = "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 COUNT = 20  # of the pictures of a set
 
 
@@ -91,7 +93,8 @@ def test_a_recipe_with_a_probe_begins_from_weights_and_leaves_a_run(recipe, tmp_
     told = capsys.readouterr().out
     (history,) = map(json.loads, (tmp_path / "run/history.jsonl").read_text().splitlines())
     assert f"top-1 {history['top1']:6.2f} %" in told
-    assert f"a weight decay of {history['weight_decay']:g} was best" in told
+    assert history["precision"] == ("bf16" if CPU_HAS_BF16 else "f32")
+    assert f" s, looked at in {history['precision']}; a weight decay of {history['weight_decay']:g} was best" in told
     assert [each["weight_decay"] for each in history["tried"]] == [0.1, 0.01]
     with np.load(tmp_path / "run/answers.npz") as answers:
         right = answers["logits"].argmax(1) == answers["labels"]

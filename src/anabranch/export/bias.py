@@ -2,12 +2,11 @@
 
 After Nagel et al. 2019 (https://arxiv.org/abs/1906.04721, section 4.2), with means that are met on pictures. What a
 convolution makes of the mean of its inputs is the mean of what it makes of each: one map a layer tells it, borders too.
+What the layers add together, on inputs that are rounded themselves, is taken off the logits.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from anabranch.engines import onnxruntime
-from anabranch.export.onnx import INPUT
+from anabranch.export.look import look, session
+from anabranch.export.onnx import OUTPUT
 
 _LINEAR = ("Conv", "Gemm")
 _PICTURES = 128
-_BATCH = 4  # pictures, of which the inputs of all layers are held at once
 
 Array = NDArray[Any]
 
@@ -55,38 +53,37 @@ class _Mean:
         self.rounded = self.rounded + levels.sum(0, dtype=np.float64) * float(self._scale) / of
 
 
-def correct_biases(f32: Path, quantised: Path, pixels: NDArray[np.uint8]) -> None:
+def correct_biases(f32: Path, quantised: Path, pixels: NDArray[np.uint8], *, symmetric: bool = False) -> None:
     """Write `quantised` anew: on `pixels` (M, S, S, 3) its layers' outputs are as high in the mean as those of `f32`.
 
     Up to 128 of the pictures are looked at. f32: the graph that it was made from, with the names that it has. Each
-    layer is held against its twin on inputs of the f32 graph: what the layers before it do is theirs to mend. Raises
-    MissingExtra.
+    layer is held against its twin on inputs of the f32 graph: what the layers before it do is theirs to mend. The
+    logits of the whole are then as high in the mean as those of f32. A `symmetric` graph is for other processors, and
+    is computed in floats. Raises MissingExtra.
     """
     exact, rounded = _Graph(f32), _Graph(quantised)
+    pixels = pixels[:_PICTURES]
     taken = {name: rounded.made_by[rounded.made_by[node.input[0]].input[0]] for name, node in rounded.biased.items()}
     means = {
         each.input[0]: _Mean(rounded.array(each.input[1]), rounded.array(each.input[2])) for each in taken.values()
     }
-    _look(f32, means, pixels[:_PICTURES])
+    logits = np.zeros(())
+    for tensors in look(f32, [*means, OUTPUT], pixels):
+        logits = logits + tensors.pop(OUTPUT).sum(0, dtype=np.float64) / len(pixels)
+        for name, values in tensors.items():
+            means[name].add(values, len(pixels))
     for name, node in rounded.biased.items():
         mean, twin = means[taken[name].input[0]], exact.biased[name]
         wanted = _output(exact, twin, mean.exact, exact.array(twin.input[1]))
         met = _output(exact, twin, mean.rounded, _floats(rounded, node.input[1]))
         _add(rounded, node.input[2], wanted - met)
     onnx.save(rounded.model, quantised)
-
-
-def _look(f32: Path, means: Mapping[str, _Mean], pixels: NDArray[np.uint8]) -> None:
-    model = onnx.load(f32, load_external_data=False)  # which lies beside it
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in means)
-    with tempfile.NamedTemporaryFile(dir=f32.parent, suffix=".onnx") as shown:
-        onnx.save(model, shown.name)
-        session = _session(shown.name)
-    for first in range(0, len(pixels), _BATCH):
-        held = session.run(list(means), {INPUT: np.ascontiguousarray(pixels[first : first + _BATCH])})
-        for mean, values in zip(means.values(), held, strict=True):
-            mean.add(values, len(pixels))
+    last = rounded.made_by[OUTPUT]
+    if last.name in rounded.biased:
+        asked = look(quantised, [OUTPUT], pixels, fused=not symmetric)
+        met = np.concatenate([each[OUTPUT] for each in asked]).mean(0, dtype=np.float64)
+        _add(rounded, last.input[2], logits - met)
+        onnx.save(rounded.model, quantised)
 
 
 def _output(exact: _Graph, node: onnx.NodeProto, mean: Array, weight: Array) -> NDArray[np.float64]:
@@ -104,7 +101,7 @@ def _output(exact: _Graph, node: onnx.NodeProto, mean: Array, weight: Array) -> 
         ir_version=exact.model.ir_version,
     )
     given = {"x": mean[None].astype(np.float32), "w": weight}
-    (output,) = _session(model.SerializeToString()).run(None, given)
+    (output,) = session(model.SerializeToString()).run(None, given)
     return np.asarray(output.mean(axis=(0, *range(2, output.ndim)), dtype=np.float64))
 
 
@@ -123,7 +120,3 @@ def _add(graph: _Graph, name: str, amounts: NDArray[np.float64]) -> None:
         name, scale, _ = graph.made_by[name].input
         changed = (graph.array(name) + np.rint(amounts / graph.array(scale))).astype(np.int32)
     graph.constants[name].CopyFrom(numpy_helper.from_array(changed, name))
-
-
-def _session(model: str | bytes) -> Any:
-    return onnxruntime().InferenceSession(model, providers=["CPUExecutionProvider"])

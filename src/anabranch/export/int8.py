@@ -14,17 +14,14 @@ from numpy.typing import NDArray
 
 from anabranch.engines import onnxruntime
 from anabranch.export.bias import correct_biases
-from anabranch.export.onnx import INPUT
-
-_BATCH = 32  # pictures, whose lowest and highest values are averaged over all batches
+from anabranch.export.ranges import find_ranges
 
 
 def write_int8(f32: Path, path: Path, pixels: NDArray[np.uint8], *, symmetric: bool = False) -> list[str]:
     """Write the ONNX file `path`: that of `f32`, with QuantizeLinear and DequantizeLinear around what becomes INT8.
 
     pixels: (M, S, S, 3), pictures of the kind that will be asked about; a few hundred show the ranges. Activations
-    become u8: after a ReLU, s8 would leave half of its levels unused. Their ranges are those of 32 pictures in the
-    mean, so that one strange picture does not make all levels coarse. Weights become s8 of 7 bits, -64 to 64: without
+    become u8: after a ReLU, s8 would leave half of its levels unused. Weights become s8 of 7 bits, -64 to 64: without
     VNNI a processor adds two products of u8 and s8 in 16 bits, where those of 8 bits overflow in silence. Logits are
     not rounded: one picture with large ones would leave the others a few levels. `symmetric`: activations of s8 around
     zero, weights of 8 bits and biases in f32, for TensorRT. Gives the names of the files written. Raises MissingExtra.
@@ -33,21 +30,26 @@ def write_int8(f32: Path, path: Path, pixels: NDArray[np.uint8], *, symmetric: b
     quantization = importlib.import_module("onnxruntime.quantization")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".int8.") as scratch:
         prepared = prepare(f32, Path(scratch) / "prepared.onnx")
+        found = {
+            name: (np.array(low, np.float32), np.array(high, np.float32))
+            for name, (low, high) in find_ranges(prepared, pixels, symmetric=symmetric).items()
+        }
+        ranges = quantization.calibrate.TensorsData(quantization.CalibrationMethod.MinMax, found)
+        quantization.calibrate.save_tensors_data(ranges, Path(scratch) / "ranges.json")
         quantization.quantize_static(
             prepared,
             path,
-            _Pictures(pixels),
+            calibration_cache_path=Path(scratch) / "ranges.json",
             per_channel=True,
             reduce_range=not symmetric,
             activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             extra_options={
-                "CalibMovingAverage": True,
                 "OpTypesToExcludeOutputQuantization": ["Gemm"],
                 **({"ActivationSymmetric": True, "QuantizeBias": False} if symmetric else {}),
             },
         )
-        correct_biases(prepared, path, pixels)
+        correct_biases(prepared, path, pixels, symmetric=symmetric)
     return [path.name]
 
 
@@ -57,14 +59,3 @@ def prepare(f32: Path, path: Path) -> Path:
     quantization = importlib.import_module("onnxruntime.quantization")
     quantization.quant_pre_process(f32, path, save_as_external_data=beyond_protobuf)
     return path
-
-
-class _Pictures:
-    """A calibration reader, as ONNX Runtime asks for the pictures."""
-
-    def __init__(self, pixels: NDArray[np.uint8]):
-        self._batches = iter([pixels[first : first + _BATCH] for first in range(0, len(pixels), _BATCH)])
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT: np.ascontiguousarray(batch)}

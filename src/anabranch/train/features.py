@@ -27,7 +27,7 @@ from anabranch.nets.load import load_strictly
 from anabranch.nets.net import Net
 from anabranch.nets.store import read_tensors, tensors_sha256, write_tensors
 from anabranch.runtimes.open import many_streams, open_model
-from anabranch.runtimes.openvino import want_offered
+from anabranch.runtimes.openvino import offered_precisions, want_offered
 from anabranch.runtimes.predictor import Predictor
 from anabranch.train.sets import want_few
 from anabranch.version import VERSION
@@ -81,6 +81,13 @@ def features(
     want_few([reason for _, reason in known.unreadable], len(data), unreadable, kind="of its")
     report(len(data))
     return known
+
+
+def chosen_precision(wanted: str) -> str:
+    """For "auto" bf16, which costs a probe nothing in accuracy, where the processor computes it; elsewhere f32."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if "bf16" in offered_precisions(openvino().Core()) else "f32"
 
 
 def backbone(net: Net) -> Net:

@@ -20,7 +20,7 @@ from anabranch.errors import RecipeError
 from anabranch.evaluate import Score
 from anabranch.nets.load import Trained, load_strictly, save_trained
 from anabranch.nets.net import Net, build
-from anabranch.train.features import Features, Report, backbone, features
+from anabranch.train.features import Features, Report, backbone, chosen_precision, features
 from anabranch.train.head import Head, fit_head
 from anabranch.train.logs import write_answers, write_text
 from anabranch.train.sets import Sets
@@ -36,6 +36,7 @@ class Probed:
     logits: NDArray[np.float32]  # (n, K), of the test pictures that could be read
     indices: NDArray[np.int64]  # (n,), theirs in their set
     unreadable: tuple[tuple[str, str], ...]  # name and reason, of the training pictures
+    precision: str  # in which the training pictures were looked at
     features_seconds: float  # of the training pictures
     head_seconds: float
 
@@ -77,7 +78,8 @@ def probe(
     embedded = partial(
         features, net, preprocess=recipe.input.preprocess(), cache=cache, unreadable=recipe.data.unreadable
     )
-    shown = embedded(sets.shown, precision=wanted.precision, report=report)
+    precision = chosen_precision(wanted.precision)
+    shown = embedded(sets.shown, precision=precision, report=report)
     times.append(perf_counter())
     head = fit_head(
         shown.values,
@@ -104,6 +106,7 @@ def probe(
         logits=logits,
         indices=tested.indices,
         unreadable=shown.unreadable,
+        precision=precision,
         features_seconds=features_seconds,
         head_seconds=head_seconds,
     )
@@ -140,6 +143,7 @@ def _write(recipe: Recipe, folder: Path, sets: Sets, met: Probed) -> None:
         "weight_decay": met.head.weight_decay,
         "tried": [asdict(each) for each in met.head.tried],
         "unreadable": len(met.unreadable),
+        "precision": met.precision,
         "features_seconds": round(met.features_seconds, 2),
         "head_seconds": round(met.head_seconds, 2),
         "seconds": round(met.score.seconds, 2),

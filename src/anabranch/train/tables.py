@@ -223,7 +223,9 @@ class Probe(Table):
 
     # candidates of the L2 penalty on the head's weights; the best on a held-out fifth of the training pictures is taken
     weight_decay: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0, 0.1, 0.01, 0.001)
-    precision: Literal["f32", "bf16", "int8"] = "f32"  # in which the training pictures are looked at; the result is f32
+    # in which the training pictures are looked at, "auto" for bf16 where the processor computes it and f32 elsewhere;
+    # the result is f32
+    precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
 
 
 class Run(Table):

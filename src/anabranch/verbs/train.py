@@ -101,7 +101,8 @@ def _probed(recipe: Recipe, folder: Path, *, smoke: bool, json: bool) -> int:
         print_json({"checkpoint": str(result), "history": str(history)})
         return 0
     chosen = " was best on held-out pictures" if met.head.tried else ""
-    about = [f"  {met.score.seconds:.1f} s; a weight decay of {met.head.weight_decay:g}{chosen}", about_page]
+    fitted = f"a weight decay of {met.head.weight_decay:g}{chosen}"
+    about = [f"  {met.score.seconds:.1f} s, looked at in {met.precision}; {fitted}", about_page]
     if lost := len(met.unreadable) + len(met.score.unreadable):
         about.insert(0, f"  {lost:,} pictures could not be read and were left out: {folder / 'unreadable.txt'}")
     expect, held_out = None if smoke else recipe.expect, recipe.data.test is None
