@@ -485,6 +485,13 @@ def test_a_run_in_reduced_precision_learns_and_goes_on_to_the_same_bits(
     assert history[-1]["loss"] < history[0]["loss"]
 
 
+@pytest.mark.parametrize("batch", [["optimise.batch=1"], ["optimise.batch=2", "optimise.accumulate=2"]])
+def test_a_norm_that_sees_one_value_says_which_keys_to_raise(tiny: Path, tmp_path: Path, batch: list[str]) -> None:
+    small = ["input.crop_px=2", "input.resize_px=2", "augment.mixup=0.0"]
+    with pytest.raises(RecipeError, match="one picture of 2 px leaves norms without a spread.*raise optimise.batch"):
+        train(read_recipe(tiny, overrides=[*small, *batch]), tmp_path / "run")
+
+
 @pytest.mark.parametrize("optimiser", ["adamw", "rmsprop", "lamb"])
 def test_every_optimiser_goes_on_to_the_same_bits(tiny: Path, tmp_path: Path, optimiser: str) -> None:
     recipe = read_recipe(tiny, overrides=[f"optimise.optimiser={optimiser}", "optimise.lr=0.002"])

@@ -132,22 +132,27 @@ def folder_table(runs: Runs) -> str:
 
 
 def int8_table(runs: Runs) -> str:
-    """A line a net: top-1 in f32 and in INT8 on each engine, how many answers are the same, and where it loses most."""
+    """A line a net: top-1 in f32 and in INT8 on each engine, how many answers are the same, and where it loses most.
+
+    Of a net that was measured several times the last time counts.
+    """
     engines = ("openvino", "onnxruntime")
     rows = []
+    runs = list({net["arch"]: net for net in runs}.values())
     for net in runs:
         each = [cell for name in engines for cell in (f"{net[name]['top1']:.2f}", f"{net[name]['same_answer']:.2f}")]
         layer, operation, own = net["worst_layers"][0]
-        rows.append([net["arch"], f"{net['top1_f32']:.2f}", *each, f"{layer} ({operation}), {own:.1%}"])
+        place = f"{layer} ({operation}), {own:.1%}"
+        rows.append([net["arch"], f"{net['top1_f32']:.2f}", *each, place, net["commit"][:7]])
     lost = max(net["top1_f32"] - net[name]["top1"] for net in runs for name in engines)
     same = min(net[name]["same_answer"] for net in runs for name in engines)
     columns = [title for name in engines for title in (f"int8, {name}", "the same answer")]
-    titles = ["net", "f32", *columns, "worst layer"]
+    titles = ["net", "f32", *columns, "worst layer", "at"]
+    places = dict.fromkeys(f"{_processor(net['machine'])}, {net['date'][:10]}, at {net['commit'][:7]}" for net in runs)
     summary = (
         f"\nTop-1 in percent of {runs[-1]['tested']:,} pictures, after {runs[-1]['steps']} steps of training. INT8 "
         f"loses at most {lost:.2f} points, and gives at least {same:.2f} % of the pictures the same answer. Behind a "
-        f"layer: its own error over the length of its output. {_processor(runs[-1]['machine'])}, "
-        f"{runs[-1]['date'][:10]}, at {runs[-1]['commit']}.\n"
+        f"layer: its own error over the length of its output. {'; '.join(places)}.\n"
     )
     return _table(titles, rows, texts=1) + summary
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from anabranch.errors import DatasetError
+from anabranch.errors import DatasetError, RecipeError
 from anabranch.nets.net import build
 from anabranch.train.augment import Batch, mixed
 from anabranch.train.checkpoint import Learner
@@ -109,7 +109,15 @@ class Student:
             x = x.contiguous(memory_format=torch.channels_last)
         reduced = recipe.run.precision != "f32"
         with torch.autocast(device.type, _PRODUCTS[recipe.run.precision] if reduced else None, enabled=reduced):
-            logits = self.forward(x).float()
+            try:
+                logits = self.forward(x).float()
+            except ValueError as error:  # torch's, of a norm to which one picture shows one value
+                if len(x) > 1:
+                    raise
+                raise RecipeError(
+                    f"a step in which a process sees one picture of {x.shape[-1]} px leaves norms without a spread to "
+                    "divide by; raise optimise.batch or input.crop_px, or lower optimise.accumulate"
+                ) from error
             taught = self.teacher.logits(x) if self.teacher else None
         if recipe.distil is None or taught is None:
             return self.label_loss(logits, targets)
