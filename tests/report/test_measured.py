@@ -92,10 +92,15 @@ def test_a_line_for_each_folder_says_speed_share_memory_and_the_cold_start() -> 
         "cold_start_s": figure(1.5),
     }
     scaled = {**row, "predictor": "--scaled-decode", "cold_start_s": None}
-    text = folder_table([{**WHERE, "figures": [row, scaled], "scaled_levels": {"mean": 0.197, "max": 3}}])
+    run = {**WHERE, "figures": [row, scaled], "scaled_levels": {"mean": 0.197, "max": 3}}
+    slower = [{**row, "share": 0.8}, {**row, "pictures": "larger", "share": 0.7}, {**scaled, "share": 0.75}]
+    other = {**run, "machine": {"cores": 2, "processor": "Another"}, "figures": slower}
+    text = folder_table([other, run])
     assert "| int8 | C++ | 500 x 375 | 50.0 (49.0 to 52.0) | 55.0 (54.0 to 57.0) | 91% | 412 | 1.50 (0.50 to" in text
     assert "| int8 | --scaled-decode | 500 x 375 | 50.0 (49.0 to 52.0) | 55.0 (54.0 to 57.0) | 91% | 412 |  |" in text
     assert "the 12-megapixel photos by 0.20 grey levels in the mean and 3 at most" in text
+    told = "int8 C++ 80% (500 x 375), 70% (larger); int8 --scaled-decode 75% (500 x 375)."
+    assert f"On Another, 2026-11-23, at 0123456789ab: {told}" in text
 
 
 def test_a_line_for_each_net_says_what_int8_costs_on_each_engine() -> None:

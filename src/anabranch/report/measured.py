@@ -70,13 +70,7 @@ def engines_table(runs: Runs) -> str:
     told_peaks = "; ".join(f"{name} {min(each):.0f} to {max(each):.0f} GMAC/s" for name, each in peaks.items())
     titles = ["net", "contender", *(f"ms, {batch}" for batch in batches), "of the peak"]
     means = f"\nGeometric means at batch 1: {_ratios(run)}. {told_peaks}.\n"
-    others = {_processor(each["machine"]): each for each in runs}
-    del others[_processor(run["machine"])]
-    elsewhere = "".join(
-        f"\nOn {processor}, {each['date'][:10]}, at {each['commit']}: {_ratios(each)}.\n"
-        for processor, each in others.items()
-    )
-    return _table(titles, rows, texts=2) + means + _where(run) + elsewhere
+    return _table(titles, rows, texts=2) + means + _where(run) + _elsewhere(runs, _ratios)
 
 
 def _ratios(run: Mapping[str, Any]) -> str:
@@ -107,7 +101,10 @@ def layers_table(runs: Runs) -> str:
 
 
 def folder_table(runs: Runs) -> str:
-    """A line a precision, predictor and folder: pictures a second, share of the engine's own, memory; a cold start."""
+    """A line a precision, predictor and folder: pictures a second, share of the engine's own, memory; a cold start.
+
+    Of other machines the shares alone, as they were met last.
+    """
     run = runs[-1]
     rows = [
         [
@@ -128,7 +125,14 @@ def folder_table(runs: Runs) -> str:
         "\n`--scaled-decode` changes the engine's pixels of the 12-megapixel photos by "
         f"{levels['mean']:.2f} grey levels in the mean and {levels['max']} at most.\n"
     )
-    return _table(titles, rows, texts=3) + scaled + _where(run)
+    return _table(titles, rows, texts=3) + scaled + _where(run) + _elsewhere(runs, _shares)
+
+
+def _shares(run: Mapping[str, Any]) -> str:
+    each: dict[str, list[str]] = {}
+    for row in run["figures"]:
+        each.setdefault(f"{row['precision']} {row['predictor']}", []).append(f"{row['share']:.0%} ({row['pictures']})")
+    return "; ".join(f"{name} {', '.join(shares)}" for name, shares in each.items())
 
 
 def int8_table(runs: Runs) -> str:
@@ -212,6 +216,15 @@ def _where(run: Mapping[str, Any], *, told: str = "Medians and ranges") -> str:
     return (
         f"\n{told} of {rounds} on {machine['cores']} cores of {_processor(machine)}, "
         f"{run['date'][:10]}, at {run['commit']}.\n"
+    )
+
+
+def _elsewhere(runs: Runs, tell: Callable[[Mapping[str, Any]], str]) -> str:
+    """A line for each other kind of machine than the last run's, of the last run there."""
+    others = {_processor(run["machine"]): run for run in runs}
+    del others[_processor(runs[-1]["machine"])]
+    return "".join(
+        f"\nOn {processor}, {run['date'][:10]}, at {run['commit']}: {tell(run)}.\n" for processor, run in others.items()
     )
 
 
