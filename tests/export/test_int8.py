@@ -120,7 +120,7 @@ def test_each_layers_output_is_as_high_in_the_mean_as_in_f32(packed, tmp_path, s
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_each_logit_is_as_high_in_the_mean_as_in_f32(packed, tmp_path, symmetric) -> None:
-    """On the pictures that were shown, to within half a step of the bias."""
+    """On the pictures that were shown: errors cancel in the mean, all but a fiftieth of their size."""
     write_int8(packed.folder / "f32.onnx", tmp_path / "int8.onnx", SHOWN, symmetric=symmetric)
     wanted = answers(packed.folder / "f32.onnx", SHOWN)
     wrong = answers(tmp_path / "int8.onnx", SHOWN, in_floats=symmetric) - wanted

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from anabranch.errors import ExportError
 from anabranch.export.look import look
 
-_GROUP = 32  # pictures, whose lowest and highest values are averaged: one strange picture makes no range wide
+_GROUP = 32  # pictures, whose ends are averaged: one strange picture makes no range wide; `look` gives a part of these
 _BINS = 8192
 _COUNTED = 1 << 14  # values of a tensor and picture; its ends are those of all values
 _STEPS = 255

@@ -111,8 +111,8 @@ class Student:
         with torch.autocast(device.type, _PRODUCTS[recipe.run.precision] if reduced else None, enabled=reduced):
             try:
                 logits = self.forward(x).float()
-            except ValueError as error:  # torch's, of a norm to which one picture shows one value
-                if len(x) > 1:
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):  # torch's words, of a norm that sees one value
                     raise
                 raise RecipeError(
                     f"a step in which a process sees one picture of {x.shape[-1]} px leaves norms without a spread to "
