@@ -208,7 +208,7 @@ def test_an_artefact_has_the_hash_of_its_files_and_of_the_order_of_its_classes(p
 @pytest.mark.parametrize(
     ("class_names", "told"),
     [
-        (("ant", "bee"), r"knows 5 classes and the student is to learn 2"),
+        (("ant", "bee"), r"knows 5 classes and 2 are to be learnt"),
         (("ant", "bee", "cat", "dog", "eel"), r"does not know 'dog'"),
         (("ant", "bee", "cat", "cat", "eel"), r"occur twice"),
     ],

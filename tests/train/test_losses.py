@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from anabranch.errors import RecipeError
 from anabranch.train.losses import js, kl, label_loss
 from anabranch.train.tables import Optimise
 
@@ -23,7 +24,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def loss_of(targets: np.ndarray = SHARES, **asked: object) -> float:
-    return label_loss(RECIPE.model_copy(update=asked))(single(LOGITS), single(targets)).item()
+    return label_loss(RECIPE.model_copy(update=asked), 7)(single(LOGITS), single(targets)).item()
 
 
 def binary(targets: np.ndarray) -> np.ndarray:
@@ -57,7 +58,7 @@ def test_the_binary_loss_takes_several_classes_at_once() -> None:
 def test_smoothing_brings_each_of_several_classes_towards_a_half_as_keras_does() -> None:
     several = (np.arange(35).reshape(5, 7) % 3 == 0).astype(float)
     recipe = RECIPE.model_copy(update={"loss": "binary", "label_smoothing": 0.2})
-    loss = label_loss(recipe, multi_label=True)(single(LOGITS), single(several)).item()
+    loss = label_loss(recipe, 7, multi_label=True)(single(LOGITS), single(several)).item()
     assert loss == pytest.approx(binary(np.where(several > 0, 0.9, 0.1)).mean(), rel=1e-6)
 
 
@@ -66,6 +67,14 @@ def test_a_threshold_makes_what_is_above_it_one_and_the_rest_nought() -> None:
     assert 0 < hard.sum() < hard.size
     wanted = binary(hard).mean()
     assert loss_of(loss="binary", binary_threshold=0.2) == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize(("num_classes", "multi_label"), [(100, False), (1000, True)])
+def test_a_threshold_that_smoothing_alone_goes_above_is_refused(num_classes: int, multi_label: bool) -> None:
+    recipe = RECIPE.model_copy(update={"loss": "binary", "binary_threshold": 0.0009, "label_smoothing": 0.1})
+    with pytest.raises(RecipeError, match=r"binary_threshold = 0\.0009 would make every class of every picture a yes"):
+        label_loss(recipe, num_classes, multi_label=multi_label)
+    label_loss(recipe, 1000)
 
 
 def test_a_threshold_looks_at_smoothed_shares_as_timm_does() -> None:

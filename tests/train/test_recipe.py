@@ -268,6 +268,46 @@ def test_a_class_that_is_called_train_is_no_split(tiny: Path, tmp_path: Path) ->
     assert (data.train.path, data.train.split, data.test) == (str(folder), None, None)
 
 
+@pytest.mark.parametrize("other", ["Val", "dev", "cat"])
+def test_folders_beside_a_lone_train_are_refused_rather_than_passed_over(
+    tiny: Path, tmp_path: Path, other: str
+) -> None:
+    for folder in ("train", other):
+        classes(tmp_path / "photos" / folder)
+    with pytest.raises(DatasetError, match=rf"photos: {other} beside train, .* or give .*photos/train to hold a fifth"):
+        read_recipe(tiny, pictures=tmp_path / "photos")
+    assert read_recipe(tiny, pictures=tmp_path / "photos/train").data.hold_out == 0.2
+
+
+def test_a_val_that_leads_nowhere_or_holds_no_class_folders_is_not_passed_over(tiny: Path, tmp_path: Path) -> None:
+    classes(tmp_path / "photos/train")
+    (tmp_path / "photos/val").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(DatasetError, match="photos: val beside train"):
+        read_recipe(tiny, pictures=tmp_path / "photos")
+    (tmp_path / "photos/val").unlink()
+    (tmp_path / "photos/val").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos/val/0.png")
+    with pytest.raises(DatasetError, match="photos: val beside train, and no class folders"):
+        read_recipe(tiny, pictures=tmp_path / "photos")
+
+
+@pytest.mark.parametrize("learnt", ["photos", "photos/train"])
+def test_a_set_to_test_on_may_lie_elsewhere(tiny: Path, tmp_path: Path, learnt: str) -> None:
+    classes(tmp_path / learnt)
+    classes(tmp_path / "others", count=3)
+    overrides = [f"data.test.path={tmp_path / 'others'}"]
+    sets = open_sets(read_recipe(tiny, pictures=tmp_path / "photos", overrides=overrides).data)
+    assert (len(sets.shown), len(sets.tested)) == (20, 6)
+
+
+def test_a_split_to_test_on_may_have_any_name(tiny: Path, tmp_path: Path) -> None:
+    for folder in ("train", "val", "dev"):
+        classes(tmp_path / "photos" / folder, count=len(folder))
+    sets = open_sets(read_recipe(tiny, pictures=tmp_path / "photos", overrides=["data.test.split=dev"]).data)
+    assert sets.tested.names[0] == "ant/ant0.png"
+    assert Path(sets.tested.folder).name == "dev"
+
+
 def test_a_folder_that_is_called_train_and_holds_shards_is_a_split(tiny: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / "shards" / split).mkdir(parents=True)

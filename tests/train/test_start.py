@@ -10,7 +10,7 @@ from torch import nn
 
 from anabranch.arch import Arch
 from anabranch.arch import arch as row
-from anabranch.errors import CheckpointError, RecipeError, UnknownName, WeightsMismatch
+from anabranch.errors import CheckpointError, DatasetError, RecipeError, UnknownName, WeightsMismatch
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.dialects import DIALECTS
 from anabranch.nets.load import Trained, save_trained
@@ -22,6 +22,7 @@ from anabranch.train.start import begin, freeze, groups, parts, still
 from anabranch.train.tables import RANDOM, Optimise, Start
 
 SPEC = Arch(depths=(1, 1), width=8, groups=2, group_width=32, stem=(8,), shortcut="pool", squeeze=4)
+NAMES = ("a", "b", "c")
 RECIPE = Optimise(epochs=1, batch=4, lr=0.1, weight_decay=0.01)
 PICTURES = torch.randn(4, 3, 33, 33, generator=torch.Generator().manual_seed(0))
 
@@ -40,7 +41,7 @@ def trained(tmp_path: Path, shake) -> tuple[Path, Net]:
     path = tmp_path / "model.safetensors"
     preprocess = Preprocess(crop_px=33, resize_px=33, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     save_trained(
-        path, Trained(net=other, name="tiny", licence="CC0-1.0", class_names=("a", "b", "c"), preprocess=preprocess)
+        path, Trained(net=other, name="tiny", licence="CC0-1.0", class_names=NAMES, preprocess=preprocess)
     )
     return path, other
 
@@ -55,7 +56,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 def test_a_run_begins_from_the_weights_of_a_file(net: Net, trained: tuple[Path, Net]) -> None:
     path, other = trained
-    begin(net, Start(weights=str(path)))
+    begin(net, Start(weights=str(path)), NAMES)
     assert same(net, other)
 
 
@@ -63,7 +64,7 @@ def test_with_the_head_dropped_all_but_the_classifier_is_the_files(trained: tupl
     path, other = trained
     net = build(SPEC, num_classes=7)
     fresh = net.head.weight.detach().clone()
-    begin(net, Start(weights=str(path), head="drop"))
+    begin(net, Start(weights=str(path), head="drop"), tuple("abcdefg"))
     assert all(same(parts(net)[name], parts(other)[name]) for name in ("stem", "stages.0", "stages.1"))
     assert torch.equal(net.head.weight, fresh)
 
@@ -73,21 +74,37 @@ def test_other_classes_than_the_files_are_refused_unless_the_head_is_dropped(tra
     with pytest.raises(
         RecipeError, match=r"knows 3 classes and the training pictures have 7; .*start\.head = \"drop\""
     ):
-        begin(build(SPEC, num_classes=7), Start(weights=str(path)))
+        begin(build(SPEC, num_classes=7), Start(weights=str(path)), tuple("abcdefg"))
+
+
+def test_a_kept_classifier_is_put_in_the_order_of_the_pictures_classes(net: Net, trained: tuple[Path, Net]) -> None:
+    path, other = trained
+    begin(net, Start(weights=str(path)), ("c", "a", "b"))
+    assert torch.equal(net.head.weight, other.head.weight[[2, 0, 1]])
+    assert torch.equal(net.head.bias, other.head.bias[[2, 0, 1]])
+    assert same(parts(net)["stages.1"], parts(other)["stages.1"])
+
+
+def test_a_classifier_of_other_classes_is_not_kept_even_where_there_are_as_many(
+    net: Net, trained: tuple[Path, Net]
+) -> None:
+    path, _ = trained
+    with pytest.raises(DatasetError, match=r"does not know 'd', for one, .* or begin .*start\.head = \"drop\""):
+        begin(net, Start(weights=str(path)), ("b", "c", "d"))
 
 
 def test_weights_of_another_spec_are_refused_even_where_every_shape_fits(trained: tuple[Path, Net]) -> None:
     path, _ = trained
     theirs = replace(SPEC, stem_stride=4, shortcut="conv")
     with pytest.raises(RecipeError, match="they differ in shortcut; make arch what the weights are"):
-        begin(build(theirs, num_classes=3), Start(weights=str(path)))
+        begin(build(theirs, num_classes=3), Start(weights=str(path)), NAMES)
 
 
 def test_a_zoos_file_is_read_by_its_own_names(net: Net, tmp_path: Path, trained: tuple[Path, Net]) -> None:
     _, other = trained
     theirs = to_theirs(SPEC, other.state_dict(), DIALECTS["timm"])
     save_file({name: tensor.contiguous() for name, tensor in theirs.items()}, tmp_path / "timm.safetensors")
-    begin(net, Start(weights=str(tmp_path / "timm.safetensors")))
+    begin(net, Start(weights=str(tmp_path / "timm.safetensors")), NAMES)
     assert same(net, other)
 
 
@@ -97,13 +114,13 @@ def test_a_zoos_file_of_another_net_is_refused_with_its_tensors(tmp_path: Path, 
     save_file({name: tensor.contiguous() for name, tensor in theirs.items()}, tmp_path / "timm.safetensors")
     deeper = build(replace(SPEC, depths=(1, 2)), num_classes=3)
     with pytest.raises(WeightsMismatch, match=r"does not fit .*depths \[1, 2\].* missing"):
-        begin(deeper, Start(weights=str(tmp_path / "timm.safetensors")))
+        begin(deeper, Start(weights=str(tmp_path / "timm.safetensors")), NAMES)
 
 
 def test_a_running_run_is_no_net_to_begin_from(net: Net, tmp_path: Path) -> None:
     write_tensors(tmp_path / "last.safetensors", net.state_dict(), {"kind": "training run"})
     with pytest.raises(CheckpointError, match=r"holds a training run, .* a run's result is model.safetensors"):
-        begin(net, Start(weights=str(tmp_path / "last.safetensors")))
+        begin(net, Start(weights=str(tmp_path / "last.safetensors")), NAMES)
 
 
 def test_a_name_in_the_catalogue_is_fetched(tmp_path: Path, monkeypatch, shake) -> None:
@@ -112,14 +129,14 @@ def test_a_name_in_the_catalogue_is_fetched(tmp_path: Path, monkeypatch, shake) 
     save_file({name: tensor.contiguous() for name, tensor in theirs.items()}, tmp_path / "resnet18.safetensors")
     monkeypatch.setattr(module, "fetched", lambda weights: tmp_path / f"{weights.architecture}.safetensors")
     net = build("resnet18", num_classes=3)
-    begin(net, Start(weights="resnet18.gluon_in1k", head="drop"))
+    begin(net, Start(weights="resnet18.gluon_in1k", head="drop"), NAMES)
     assert all(same(parts(net)[name], parts(other)[name]) for name in ("stem", "stages.0", "stages.3"))
 
 
 def test_weights_of_another_architecture_are_refused_before_they_are_fetched(net: Net, monkeypatch) -> None:
     monkeypatch.setattr(module, "fetched", lambda weights: pytest.fail("fetched"))
     with pytest.raises(RecipeError, match="is resnet18 and the recipe's arch is a bottleneck net"):
-        begin(net, Start(weights="resnet18.gluon_in1k"))
+        begin(net, Start(weights="resnet18.gluon_in1k"), NAMES)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +149,7 @@ def test_weights_of_another_architecture_are_refused_before_they_are_fetched(net
 )
 def test_weights_that_nothing_here_has_are_named(net: Net, weights: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        begin(net, Start(weights=weights))
+        begin(net, Start(weights=weights), NAMES)
 
 
 # ---- Parts ---------------------------------------------------------------------------------------------------------
@@ -240,5 +257,5 @@ def test_what_is_frozen_is_in_no_group(net: Net) -> None:
 def test_random_weights_are_those_that_the_net_was_built_with() -> None:
     net = build(SPEC, num_classes=3)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    begin(net, Start(weights=RANDOM))
+    begin(net, Start(weights=RANDOM), NAMES)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anabranch.catalogue.classes import imagenet_1k
 from anabranch.checkpoints.trained import open_trained
 from anabranch.errors import DatasetError, RecipeError
 from anabranch.images.preprocess import Preprocess
@@ -24,6 +23,7 @@ from anabranch.nets.net import Net, build
 from anabranch.nets.store import tensors_sha256
 from anabranch.runtimes.open import open_model
 from anabranch.runtimes.predictor import Predictor
+from anabranch.train.classes import columns
 from anabranch.train.losses import js, kl
 from anabranch.train.tables import RANDOM, Distil, Recipe
 
@@ -157,25 +157,8 @@ def distilled(student: Tensor, teacher: Tensor, label_loss: Tensor | None, disti
 
 
 def _columns(teacher_classes: Sequence[str], class_names: Sequence[str], *, teacher: str) -> NDArray[np.int64]:
-    """For each class of the student, the teacher's index of it. Raises DatasetError."""
-    words = dict(imagenet_1k())
-    theirs, wanted = ([words.get(name, name) for name in names] for names in (teacher_classes, class_names))
-    if len(theirs) != len(wanted):
-        raise DatasetError(
-            f"distil.teacher = {teacher!r} knows {len(theirs)} classes and the student is to learn {len(wanted)}; "
-            "give a teacher that was trained on the student's classes"
-        )
-    if theirs == wanted:  # before looking each up: of names that occur twice only the order can tell
-        return np.arange(len(wanted))
-    unknown = [name for name in wanted if name not in theirs]
-    if unknown or len(set(wanted)) != len(wanted):
-        told = f"it does not know {unknown[0]!r}, for one" if unknown else "some names occur twice"
-        raise DatasetError(
-            f"distil.teacher = {teacher!r} has not the student's classes: {told}, and its first is {theirs[0]!r}; "
-            "name the classes alike, or give a teacher that was trained on them"
-        )
-    index_of = {name: index for index, name in enumerate(theirs)}
-    return np.array([index_of[name] for name in wanted])
+    otherwise = "give a teacher that was trained on the student's classes"
+    return columns(teacher_classes, class_names, whose=f"distil.teacher = {teacher!r}", otherwise=otherwise)
 
 
 def _want_one_class(teacher: str, *, multi_label: bool) -> None:

@@ -53,7 +53,7 @@ def train_probe(recipe: Recipe, sets: Sets, folder: Path, *, cache: Path, report
         raise RecipeError(f"{folder}: already holds a training run; give another folder with --out")
     torch.manual_seed(recipe.run.seed)
     net = build(recipe.spec(), num_classes=len(sets.class_names)).eval()
-    begin(net, recipe.start.model_copy(update={"head": "drop"}))
+    begin(net, recipe.start.model_copy(update={"head": "drop"}), sets.class_names)
     met = probe(recipe, recipe.probe, net, sets, cache=cache, report=report)
     _write(recipe, folder, sets, met)
     return met

@@ -7,7 +7,7 @@ The `[smoke]` table holds such overrides for a run of well under a minute; its k
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from functools import reduce
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from anabranch.errors import DatasetError, RecipeError, nearest
+from anabranch.errors import DatasetError, RecipeError, nearest, shown
 from anabranch.images.files import is_hidden, is_picture
 from anabranch.images.idx import IMAGES
 from anabranch.train.tables import Recipe
@@ -50,7 +50,8 @@ def read_recipe(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not TOML: {error}") from None
     if pictures is not None:
-        table["data"] = _pointed(table.get("data"), pictures)
+        asked = {override.partition("=")[0].strip() for override in overrides}
+        table["data"] = _pointed(table.get("data"), pictures, asked)
     if smoke:
         if not isinstance(table.get("smoke"), dict) or not table["smoke"]:
             raise RecipeError(f"{path}: has no [smoke] table; run it without --smoke, or add one")
@@ -65,11 +66,12 @@ def read_recipe(
     return recipe
 
 
-def _pointed(data: Any, pictures: Path) -> dict[str, Any]:
+def _pointed(data: Any, pictures: Path, asked: Collection[str]) -> dict[str, Any]:
     """The recipe's [data] with the pictures of this folder, or of this list file.
 
     A folder that holds a split for training is used as that, and another split of it to test on; so are two lists in
-    it. Of a set that is in one piece a fifth is held out. Class folders name the classes, in place of the recipe.
+    it. Of a set that is in one piece a fifth is held out. Class folders name the classes, in place of the recipe. Where
+    keys that are `asked` for say what to test on, the rest says what to learn from.
     """
     told = dict(data) if isinstance(data, Mapping) else {}
     train, test = (dict(told.pop(part, None) or {}) for part in ("train", "test"))
@@ -81,12 +83,16 @@ def _pointed(data: Any, pictures: Path) -> dict[str, Any]:
         return {**told, "train": {**train, "path": str(pictures)}, "test": {**test, "path": str(pictures)}}
     learnt = train.get("split") or "train"
     names = [name for name in (test.get("split"), *_TESTED) if name]
+    is_tested_elsewhere = any(key == "data.test" or key.startswith("data.test.") for key in asked)
     if _is_set(pictures / learnt):
         if _has_class_folders(pictures / learnt):
             told.pop("class_names", None)
         source = {"path": str(pictures), "split": learnt}
         tested = next((name for name in names if _is_set(pictures / name)), None)
+        if is_tested_elsewhere:
+            return {**told, "train": source, "test": {"path": str(pictures)}}
         if tested is None:
+            _want_alone(pictures, learnt)
             return {**told, "train": source, "hold_out": HELD_OUT}
         return {**told, "train": source, "test": {"path": str(pictures), "split": tested}}
     lists = [_list_in(pictures, each) for each in ([learnt], names)]
@@ -94,7 +100,20 @@ def _pointed(data: Any, pictures: Path) -> dict[str, Any]:
         return {**told, "train": {"path": lists[0]}, "test": {"path": lists[1]}}
     if _has_class_folders(pictures):
         told.pop("class_names", None)
-    return {**told, "train": {"path": str(pictures)}, "hold_out": HELD_OUT}
+    rest = {"test": {"path": str(pictures)}} if is_tested_elsewhere else {"hold_out": HELD_OUT}
+    return {**told, "train": {"path": str(pictures)}, **rest}
+
+
+def _want_alone(pictures: Path, learnt: str) -> None:
+    """Raises DatasetError where pictures to test on may lie beside those to learn from, under a name of their own."""
+    others = (each for each in pictures.iterdir() if each.name != learnt and not is_hidden(each.name))
+    beside = sorted(shown(each.name) for each in others if each.is_dir() or not each.exists())  # or a link to nowhere
+    if beside:
+        raise DatasetError(
+            f"{pictures}: {', '.join(beside[:5])}{', ...' if len(beside) > 5 else ''} beside {learnt}, and no class "
+            f"folders in one that is called val or test; call it so, or give {pictures / learnt} to hold a fifth of "
+            "it out"
+        )
 
 
 def _is_set(folder: Path) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from anabranch.arch import Arch
@@ -17,24 +18,27 @@ from anabranch.checkpoints.load import our_tensors
 from anabranch.checkpoints.read import read_checkpoint
 from anabranch.errors import RecipeError, nearest
 from anabranch.fetch import fetched
-from anabranch.nets.load import load_strictly
+from anabranch.nets.load import about_of, load_strictly
 from anabranch.nets.net import Net
 from anabranch.nets.spelling import describe
+from anabranch.train.classes import columns
 from anabranch.train.tables import RANDOM, Optimise, Start
 
 ALL_BUT_HEAD = "all but head"
 ALL_BUT_HEAD_AND_NORMS = "all but head and norms"  # what Touvron et al. 2019 ("FixRes") tune
+_ANEW = 'begin the classifier anew with start.head = "drop"'
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".pdparams")
 
 # ---- Weights -------------------------------------------------------------------------------------------------------
 
 
-def begin(net: Net, start: Start) -> None:
-    """Fill the net with the weights of a file or of a name in the catalogue, fetched where it is not at hand.
+def begin(net: Net, start: Start, class_names: Sequence[str]) -> None:
+    """Fill the net, of these classes, with the weights of a file or of a name in the catalogue, fetched if need be.
 
-    With `start.head = "drop"` the classifier stays as it was built, and with RANDOM weights the whole net. Raises
-    RecipeError where the weights are another architecture's or know another number of classes, UnknownName, FetchError,
-    CheckpointError, WeightsMismatch.
+    With `start.head = "drop"` the classifier stays as it was built, and with RANDOM weights the whole net. A classifier
+    that is kept is put in the order of `class_names` where the file names its own. Raises RecipeError where the weights
+    are another architecture's or know another number of classes, DatasetError where they know other classes,
+    UnknownName, FetchError, CheckpointError, WeightsMismatch.
     """
     if start.weights == RANDOM:
         return
@@ -49,8 +53,12 @@ def begin(net: Net, start: Start) -> None:
     elif (classes := len(ours["head.bias"])) != net.num_classes:
         raise RecipeError(
             f"start.weights = {start.weights!r} knows {classes} classes and the training pictures have "
-            f'{net.num_classes}; begin the classifier anew with start.head = "drop"'
+            f"{net.num_classes}; {_ANEW}"
         )
+    elif held.about is not None:
+        theirs = about_of(held.about, held.tensors, where=str(path)).class_names
+        order = columns(theirs, class_names, whose=f"start.weights = {start.weights!r}", otherwise=_ANEW)
+        ours |= {f"head.{name}": ours[f"head.{name}"][torch.from_numpy(order)] for name in ("weight", "bias")}
     load_strictly(net, ours, where=str(path))
 
 

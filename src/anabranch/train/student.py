@@ -49,7 +49,7 @@ class Student:
         )
         if recipe.start:
             if not restored:
-                begin(net, recipe.start)
+                begin(net, recipe.start, class_names)
             freeze(net, recipe.start.frozen)
         self.net = net.to(team.device)
         if recipe.run.channels_last:
@@ -58,7 +58,7 @@ class Student:
             synchronised(self.net, team.processes)
         self.teacher = open_teacher(recipe, class_names, team.device, locate=locate) if recipe.distil else None
         self.to_input = Batch(recipe.augment, recipe.input.preprocess()).to(team.device)
-        self.label_loss = label_loss(recipe.steps, multi_label=recipe.data.multi_label)
+        self.label_loss = label_loss(recipe.steps, len(class_names), multi_label=recipe.data.multi_label)
         decay = recipe.start.layer_decay if recipe.start else 1.0
         self.learner = Learner(
             net=self.net,
