@@ -71,6 +71,12 @@ def image_folder(root: Path) -> list[tuple[str, int]]:
     return samples
 
 
+def test_a_class_that_is_a_link_to_nowhere_is_not_left_out(classes, tmp_path):
+    (classes / "fish").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(DatasetError, match="fish: a link that leads nowhere"):
+        open_labelled(classes)
+
+
 def test_class_folders_are_in_image_folders_order(tmp_path):
     rng = np.random.default_rng(0)
     letters = np.array(list("aB-_.1é "))
@@ -103,7 +109,7 @@ def test_splits_are_not_taken_for_classes(tmp_path):
 def test_splits_of_any_usual_name_are_not_taken_for_classes(tmp_path, names):
     for name in (*names.split(), ".ipynb_checkpoints"):
         put(tmp_path / name / "cat" / "a.png")
-    with pytest.raises(DatasetError, match=r"these are splits, not classes; say which with split, or call them train"):
+    with pytest.raises(DatasetError, match=r"these are splits, not classes; give the folder of one of them, .* call them train and val"):
         open_labelled(tmp_path)
     assert open_labelled(tmp_path, split=names.split()[0]).class_names == ("cat",)
 
@@ -347,7 +353,7 @@ def test_an_idx_file_of_any_name_takes_its_labels_file(mnist):
 
 @pytest.mark.parametrize("split", [None, "val"])
 def test_a_split_that_idx_files_do_not_tell_is_asked_for(mnist, split):
-    with pytest.raises(DatasetError, match=r"(several|no) IDX images for split .* say split 'train' or 'test'"):
+    with pytest.raises(DatasetError, match=r"(several|no) IDX images .*give the file itself, or say as the split 'train' or 'test'"):
         open_labelled(mnist, split=split)
 
 

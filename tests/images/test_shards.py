@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +135,13 @@ def test_several_labels_a_picture_and_shards_of_no_size_are_refused(classes, tmp
         write_shards(open_labelled(classes / "set.csv", multi_label=True), tmp_path / "out")
     with pytest.raises(DatasetError, match="shards of 0 bytes cannot be written"):
         write_shards(open_labelled(classes), tmp_path / "out", max_bytes=0)
+
+
+def test_a_class_whose_name_is_no_text_is_refused_before_anything_is_packed(classes, tmp_path):
+    data = replace(open_labelled(classes), class_names=("ant", os.fsdecode(b"caf\xe9")))
+    with pytest.raises(DatasetError, match=r"class 1 is called 'caf\\udce9'"):
+        write_shards(data, tmp_path / "out", report=lambda: pytest.fail("packed"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_picture_is_reported_once(classes, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,21 @@ def test_splits_in_a_folder_one_too_high_are_not_called_classes(tmp_path: Path) 
     photos(tmp_path / "set/outer/Val", "a", "b")
     assert f"the folders Val, train; if these are the splits, give {tmp_path}/set/outer" in refusal(
         in_one(tmp_path / "set")
+    )
+
+
+@pytest.mark.parametrize("name", ["new\nline", os.fsdecode(b"caf\xe9")])
+def test_a_class_whose_name_no_artefact_could_hold_is_refused_before_it_is_learnt(tmp_path: Path, name: str) -> None:
+    photos(tmp_path / "set", "ant", name)
+    assert f"/set: class 1 is called {name!a}; a name is one line of text" in refusal(in_one(tmp_path / "set"))
+
+
+def test_names_in_a_recipe_are_held_to_the_same(tmp_path: Path) -> None:
+    photos(tmp_path, "ant", "bee")
+    (tmp_path / "set.txt").write_text("ant/0.png 0\nant/1.png 0\nbee/0.png 1\nbee/1.png 1\n")
+    source = Source(path=str(tmp_path / "set.txt"))
+    assert refusal(Data(train=source, hold_out=0.5, class_names=("ant", ""))).startswith(
+        "data.class_names: class 1 is called ''; "
     )
 
 

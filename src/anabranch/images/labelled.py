@@ -212,6 +212,9 @@ def _class_folders(folder: Path, entries: Sequence[os.DirEntry[str]]) -> Labelle
             f"{folder}: {len(loose)} pictures lie in no class folder ({loose[0]}, ...); give labels: a list of "
             "'path label' lines, such as PaddleClas' val_list.txt for ImageNet"
         )
+    nowhere = [entry.name for entry in entries if entry.is_symlink() and not os.path.exists(entry.path)]
+    if nowhere:
+        raise DatasetError(f"{folder / nowhere[0]}: a link that leads nowhere, perhaps a class; mend it or remove it")
     if not classes:
         inside = ", ".join(entry.name for entry in entries[:5]) or "nothing"
         raise DatasetError(
@@ -220,8 +223,8 @@ def _class_folders(folder: Path, entries: Sequence[os.DirEntry[str]]) -> Labelle
         )
     if SPLITS.issuperset(map(str.lower, classes)):
         raise DatasetError(
-            f"{folder}: holds {', '.join(classes)}: these are splits, not classes; say which with split, or call them "
-            "train and val"
+            f"{folder}: holds {', '.join(classes)}: these are splits, not classes; give the folder of one of them, or "
+            "say which as the split. For a training call them train and val"
         )
     names: list[str] = []
     labels: list[int] = []
@@ -258,9 +261,10 @@ def _idx_images(folder: Path, names: Sequence[str], split: str | None) -> Path:
     chosen = [name for name, of in found.items() if split is None or of in wanted]
     if len(chosen) != 1:
         met = "several" if chosen else "no"
+        asked = f" for split {split!r}" if split else ""
         raise DatasetError(
-            f"{folder}: {met} IDX images for split {split!r} among {', '.join(found)}; "
-            "say split 'train' or 'test', or give the file itself"
+            f"{folder}: {met} IDX images{asked} among {', '.join(found)}; give the file itself, or say as the split "
+            "'train' or 'test'"
         )
     return folder / chosen[0]
 

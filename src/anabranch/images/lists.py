@@ -103,6 +103,24 @@ def read_classes(folder: Path) -> tuple[str, ...] | None:
     return tuple(names)
 
 
+def want_names(names: Sequence[str], where: str) -> None:
+    """Raises DatasetError for a class whose name no list of labels can hold."""
+    for index, name in enumerate(names):
+        if not name or "\n" in name or "\r" in name or not is_text(name):
+            raise DatasetError(
+                f"{where}: class {index} is called {name!a}; a name is one line of text that is not empty. Rename it"
+            )
+
+
+def is_text(name: str) -> bool:
+    """Whether it has UTF-8 bytes, as the name of a file need not have."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def classes_text(names: Sequence[str]) -> str:
     """What `classes.json` holds."""
     return json.dumps(list(names), indent=0, ensure_ascii=False) + "\n"

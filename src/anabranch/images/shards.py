@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from anabranch.errors import DatasetError, need
 from anabranch.images.decode import MAX_FILE_BYTES, decode
 from anabranch.images.files import PICTURE_SUFFIXES
-from anabranch.images.lists import CLASSES_FILE, classes_text, read_classes
+from anabranch.images.lists import CLASSES_FILE, classes_text, read_classes, want_names
 from anabranch.images.staging import new_folder
 from anabranch.images.tars import Tar, open_tar, read_part
 
@@ -127,6 +127,7 @@ def write_shards(
         raise DatasetError(f"{out}: several labels a picture are not written to shards; keep the CSV")
     if max_bytes < 1:
         raise DatasetError(f"{out}: shards of {max_bytes} bytes cannot be written; at least 1 is wanted")
+    want_names(data.class_names or (), str(out))
     opened: dict[str, BufferedWriter] = {}
 
     def opener(name: str) -> BufferedWriter:  # theirs takes a name for an address, by rules of the environment

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from anabranch.errors import DatasetError, UsageError, shown
 from anabranch.images.labelled import Labelled, LabelledFiles
-from anabranch.images.lists import CLASSES_FILE, classes_text
+from anabranch.images.lists import CLASSES_FILE, classes_text, is_text
 from anabranch.images.staging import new_folder
 
 
@@ -145,14 +145,6 @@ def _called(data: Labelled, label: int) -> str:
 def _line(data: LabelledFiles, index: int, place: str) -> str:
     """`path label`, the path as seen from the folder of the list."""
     path = os.path.relpath(os.path.abspath(os.path.join(data.folder, data.names[index])), place)
-    if path != path.strip() or "\n" in path or "\r" in path or not _is_text(path):
+    if path != path.strip() or "\n" in path or "\r" in path or not is_text(path):
         raise DatasetError(f"{data.names[index]!a}: this name cannot stand in a list of lines; rename the file")
     return f"{path} {int(data.labels[index])}\n"
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # a name whose bytes are not UTF-8
-        return False
-    return True

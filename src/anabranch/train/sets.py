@@ -14,7 +14,7 @@ from anabranch.errors import DatasetError
 from anabranch.errors import shown as plain
 from anabranch.images.files import told_ignored
 from anabranch.images.labelled import Labelled, LabelledFiles, open_labelled
-from anabranch.images.lists import CLASSES_FILE
+from anabranch.images.lists import CLASSES_FILE, want_names
 from anabranch.images.shards import SPLITS
 from anabranch.images.split import parts
 from anabranch.train.tables import Data, Source
@@ -41,6 +41,7 @@ def open_sets(data: Data) -> Sets:
     names = shown.class_names or tested.class_names or data.class_names
     if names is None:
         raise DatasetError(f"{data.train.path}: its classes have no names; give data.class_names in the recipe")
+    want_names(names, _where(data.train) if shown.class_names or tested.class_names else "data.class_names")
     shown, tested = (
         _fitted(labelled, len(names), source.path)
         for labelled, source in ((shown, data.train), (tested, data.test or data.train))
