@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from anabranch.artefact import checked_files, read_card, replacing, write_card
+from anabranch.artefact import checked_files, read_card, refuse_to_replace, replacing, write_card
 from anabranch.errors import ArtefactError
 
 
@@ -226,6 +226,27 @@ def test_an_artefact_that_has_given_way_is_taken_away(folder, tmp_path):
     with replacing(folder, overwrite=True) as staging:
         shutil.copytree(folder, staging, dirs_exist_ok=True)
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_what_a_killed_process_left_of_an_artefact_whose_name_begins_alike_is_let_be(folder, tmp_path):
+    retired, partial = (tmp_path / f".copy.v2.0123abcd.{end}" for end in ("old", "partial"))
+    shutil.copytree(folder, retired)
+    partial.mkdir()
+    with replacing(folder, overwrite=True) as staging:
+        shutil.copytree(retired, staging, dirs_exist_ok=True)
+    with replacing(tmp_path / "new") as staging:
+        shutil.copytree(retired, staging, dirs_exist_ok=True)
+    assert read_card(retired, verify=True).labels[0] == "ant"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [retired.name, partial.name, "copy", "new"]
+
+
+@pytest.mark.parametrize("place", ["notes.txt/model", "notes.txt/models/model"])
+def test_a_file_above_the_place_is_named(tmp_path, place):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ArtefactError, match=r"notes\.txt is a file; an artefact cannot be written below it"):
+        refuse_to_replace(tmp_path / place, overwrite=False)
+    with pytest.raises(ArtefactError, match=r"notes\.txt is a file"), replacing(tmp_path / place):
+        pytest.fail("the block must not run")
 
 
 def test_what_a_killed_process_left_half_built_is_taken_away_and_what_is_being_built_is_not(tmp_path):

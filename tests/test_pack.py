@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,12 +14,13 @@ import torch
 from anabranch.arch import ARCHITECTURES, Arch
 from anabranch.artefact import read_card
 from anabranch.calibration import Pictures
+from anabranch.card import Agreement
 from anabranch.errors import ArtefactError, ExportError, MissingExtra, UsageError
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.load import Trained, save_trained
 from anabranch.nets.net import build
 from anabranch.pack import pack, pack_checkpoint
-from anabranch.pack.measure import F16_STORED_TOLERANCE, synthetic_pictures
+from anabranch.pack.measure import F16_STORED_TOLERANCE, _check_flips, synthetic_pictures
 from anabranch.runtimes import open_model
 
 GIVEN = {
@@ -191,6 +193,14 @@ def test_int8_that_changes_more_answers_than_it_may_is_refused_and_leaves_nothin
     ):
         pack(exported, tmp_path / "a", **GIVEN, **{**BOTH, "pictures": dark})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_share_of_other_answers_may_be_met_exactly():
+    for flips in range(101):
+        met = Agreement(max_abs=1.0, mean_abs=0.1, largest_logit=1.0, top1_flips=flips, num_pictures=100)
+        _check_flips("openvino in int8", met, flips / 100)
+        with pytest.raises(ExportError, match="another top-1"):
+            _check_flips("openvino in int8", replace(met, top1_flips=flips + 1), flips / 100)
 
 
 def test_int8_is_not_measured_on_pictures_that_nobody_would_ask_about(net, tmp_path):

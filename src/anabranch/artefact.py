@@ -26,6 +26,7 @@ from anabranch.errors import ArtefactError
 
 CARD_FILE = "card.json"
 LABELS_FILE = "labels.txt"
+_UNIQUE = "[0-9a-f]" * 8  # a pattern
 
 # Files up to this size are hashed each time, which takes a tenth of a second; larger ones the first time that they are
 # met at a place, and when their size or their time of change is another one.
@@ -133,10 +134,11 @@ def replacing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     ArtefactError.
     """
     folder = folder.absolute()
+    _want_folders_above(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     refuse_to_replace(folder, overwrite=overwrite)
-    unique = secrets.token_hex(4)
+    unique = secrets.token_hex(4)  # of the form _UNIQUE
     staging = folder.with_name(f".{folder.name}.{unique}.partial")
     unseen = folder.with_name(f".{folder.name}.{unique}.new")  # under this name nobody sweeps it before it is held
     unseen.mkdir()
@@ -157,12 +159,13 @@ def _sweep(folder: Path) -> None:
 
     That comes back where its successor had not taken its place.
     """
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
+    own = f".{glob.escape(folder.name)}.{_UNIQUE}"  # and none of NAME.more, whose begins alike
+    for left in folder.parent.glob(f"{own}.partial"):
         lock = _locked(left)
         if lock is not None:
             shutil.rmtree(left, ignore_errors=True)
             os.close(lock)
-    for retired in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
+    for retired in folder.parent.glob(f"{own}.old"):
         if retired.with_suffix(".partial").exists():  # of a process that is about to put it there
             continue
         if folder.exists():
@@ -189,6 +192,7 @@ def _locked(folder: Path) -> int | None:
 def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
     """Raises ArtefactError where an artefact may not be written."""
     if not folder.exists() and not folder.is_symlink():
+        _want_folders_above(folder)
         return
     if not folder.is_dir() or folder.is_symlink():
         raise ArtefactError(f"{folder} is not a folder; an artefact cannot be written there. Choose another place")
@@ -198,6 +202,12 @@ def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
         raise ArtefactError(f"{folder} holds something that is not an artefact; choose another place")
     if not overwrite:
         raise ArtefactError(f"{folder} already holds an artefact; choose another place, or replace it with --overwrite")
+
+
+def _want_folders_above(folder: Path) -> None:
+    above = next(each for each in folder.absolute().parents if each.exists())
+    if not above.is_dir():
+        raise ArtefactError(f"{above} is a file; an artefact cannot be written below it. Choose another place")
 
 
 def _swap(staging: Path, folder: Path, *, retired: Path) -> None:

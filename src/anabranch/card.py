@@ -251,8 +251,9 @@ def _spec(named: dict[str, Any], where: str) -> Arch:
 
 
 def _preprocess(value: object, where: str) -> Preprocess:
+    said = _typed(value, dict, where)
     try:
-        return Preprocess.from_json(_typed(value, dict, where))
+        return Preprocess.from_json(said)
     except Error as error:
         raise ArtefactError(f"{where}: {error}") from None
 

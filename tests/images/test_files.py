@@ -44,6 +44,16 @@ def test_names_that_begin_with_a_dot_are_passed_over_within_a_folder_alone(tmp_p
     assert names(picture_files([home / "._a.jpg"]), home) == ["._a.jpg"]
 
 
+def test_pipes_within_a_folder_are_passed_over_and_links_that_lead_nowhere_are_not(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "to-pipe.jpg").symlink_to("pipe.jpg")
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "itself.jpg").symlink_to("itself.jpg")
+    (tmp_path / "there.jpg").touch()
+    (tmp_path / "linked.jpg").symlink_to("there.jpg")
+    assert names(picture_files([tmp_path]), tmp_path) == ["gone.jpg", "itself.jpg", "linked.jpg", "there.jpg"]
+
+
 def test_what_is_left_out_is_told_by_suffix_without_control_codes(tmp_path):
     said = told_ignored({".heic": 1200, "": 1, ".\x1b[2J": 2})
     assert said.startswith("left out are 1,200 .heic, 2 .\\x1b[2J, 1 without a suffix; only .bmp, ")

@@ -109,7 +109,9 @@ def test_splits_are_not_taken_for_classes(tmp_path):
 def test_splits_of_any_usual_name_are_not_taken_for_classes(tmp_path, names):
     for name in (*names.split(), ".ipynb_checkpoints"):
         put(tmp_path / name / "cat" / "a.png")
-    with pytest.raises(DatasetError, match=r"these are splits, not classes; give the folder of one of them, .* call them train and val"):
+    with pytest.raises(
+        DatasetError, match=r"these are splits, not classes; give the folder of one of them, .* call them train and val"
+    ):
         open_labelled(tmp_path)
     assert open_labelled(tmp_path, split=names.split()[0]).class_names == ("cat",)
 
@@ -353,7 +355,9 @@ def test_an_idx_file_of_any_name_takes_its_labels_file(mnist):
 
 @pytest.mark.parametrize("split", [None, "val"])
 def test_a_split_that_idx_files_do_not_tell_is_asked_for(mnist, split):
-    with pytest.raises(DatasetError, match=r"(several|no) IDX images .*give the file itself, or say as the split 'train' or 'test'"):
+    with pytest.raises(
+        DatasetError, match=r"(several|no) IDX images .*give the file itself, or say as the split 'train' or 'test'"
+    ):
         open_labelled(mnist, split=split)
 
 

@@ -40,9 +40,7 @@ def trained(tmp_path: Path, shake) -> tuple[Path, Net]:
     other = shake(build(SPEC, num_classes=3))
     path = tmp_path / "model.safetensors"
     preprocess = Preprocess(crop_px=33, resize_px=33, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
-    save_trained(
-        path, Trained(net=other, name="tiny", licence="CC0-1.0", class_names=NAMES, preprocess=preprocess)
-    )
+    save_trained(path, Trained(net=other, name="tiny", licence="CC0-1.0", class_names=NAMES, preprocess=preprocess))
     return path, other
 
 

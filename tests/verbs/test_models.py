@@ -73,6 +73,18 @@ def test_a_damaged_artefact_in_the_cache_is_made_anew(anabranch, mirrored, photo
     assert guesses[0] == guesses[1]
 
 
+def test_an_artefact_of_ones_own_stays_whatever_is_wrong_with_it_and_wherever_it_lies(
+    anabranch, mirrored, photo, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path))
+    like = ["--like", "seresnet18d_paddle.paddle_in1k"]
+    assert anabranch("export", mirrored, "-o", tmp_path / "mine", "--format", "openvino", *like).status == 0
+    files = {path.name for path in (tmp_path / "mine").iterdir()}
+    done = anabranch("classify", "-m", tmp_path / "mine", photo, "--precision", "int8")
+    assert (done.status, "holds no files for openvino in int8" in done.err) == (1, True)
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == files
+
+
 def test_a_zoos_file_is_exported_like_the_weights_it_is_like(anabranch, mirrored, tmp_path) -> None:
     done = anabranch("export", mirrored, "-o", tmp_path / "artefact", "--format", "openvino", "--json")
     assert done.status == 2

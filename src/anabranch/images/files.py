@@ -8,9 +8,8 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
 
 from anabranch.errors import DatasetError, UsageError, shown
 
@@ -22,9 +21,9 @@ def picture_files(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     """The files that `paths` stand for, in the order of `paths`; what a folder or a pattern gives is sorted.
 
     A file is taken as it is, whatever its suffix; of a folder, the pictures at any depth, told by their suffix: folder
-    by folder, as torchvision sorts them; of a pattern, its files. Texts and no Paths, of which a million would take
-    half a gigabyte. Raises UsageError for a path that stands for no file, DatasetError for a folder that cannot be
-    read, at any depth.
+    by folder, as torchvision sorts them, without pipes and devices; of a pattern, its files. Texts and no Paths, of
+    which a million would take half a gigabyte. Raises UsageError for a path that stands for no file, DatasetError for a
+    folder that cannot be read, at any depth.
     """
     return [file for path in paths for file in _meant(Path(path))]
 
@@ -86,17 +85,38 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
     while waiting:
         place, above = waiting.pop()
         here = above | {os.path.realpath(place)}
-        _, folders, names = next(os.walk(place, onerror=_unread))
+        folders, names = _held(place)
         yield place, names
         below = (os.path.join(place, name) for name in folders if not is_hidden(name))
         waiting += [(each, here) for each in below if not _leads_back(each, here)]
 
 
-def _unread(error: OSError) -> NoReturn:
-    """Otherwise `os.walk` passes over such a folder, and all pictures in it."""
-    raise DatasetError(
-        f"{error.filename}: this folder cannot be read: {error.strerror}; make it readable, or move it elsewhere"
-    ) from None
+def _held(folder: str) -> tuple[list[str], list[str]]:
+    """The names of its folders and files; a link that leads nowhere is a file that cannot be read.
+
+    A pipe or a device is neither: reading it could wait for ever.
+    """
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _holds(entry.is_dir):
+                    folders.append(entry.name)
+                elif _holds(entry.is_file) or not os.path.exists(entry.path):
+                    files.append(entry.name)
+    except OSError as error:
+        raise DatasetError(
+            f"{error.filename}: this folder cannot be read: {error.strerror}; make it readable, or move it elsewhere"
+        ) from None
+    return folders, files
+
+
+def _holds(asked: Callable[[], bool]) -> bool:
+    """Not of a link to itself, at which asking is an error."""
+    try:
+        return asked()
+    except OSError:
+        return False
 
 
 def _leads_back(folder: str, above: frozenset[str]) -> bool:

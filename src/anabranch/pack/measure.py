@@ -168,7 +168,7 @@ def _check_f32(name: str, met: Agreement, tolerance: float) -> None:
 
 
 def _check_flips(name: str, met: Agreement, max_flips: float) -> None:
-    if not met.top1_flips <= max_flips * met.num_pictures:
+    if not met.top1_flips <= max_flips * met.num_pictures + 1e-6:  # 0.29 * 100 is less than 29
         raise ExportError(
             f"{name} gives {met.top1_flips} of {met.num_pictures} pictures another top-1 answer than the net; at most "
             f"{max_flips:.2%} were wanted. Nothing was written; allow more, or calibrate by other pictures"

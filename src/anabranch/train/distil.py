@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anabranch.checkpoints.trained import open_trained
-from anabranch.errors import DatasetError, RecipeError
+from anabranch.errors import RecipeError
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import Net, build
 from anabranch.nets.store import tensors_sha256

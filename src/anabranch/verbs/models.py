@@ -18,6 +18,8 @@ from anabranch.runtimes.predictor import Predictor
 from anabranch.version import VERSION
 
 if TYPE_CHECKING:
+    from filelock import FileLock
+
     from anabranch.catalogue.facts import Weights
 
 
@@ -49,10 +51,14 @@ def open_named(
     try:
         return opened(folder)
     except ArtefactError:
-        if cache_folder() not in folder.parents:
+        if name is None or Path(name).is_dir():  # not ours to make anew
             raise
-        shutil.rmtree(folder)  # damaged; a new one can be made
-        return opened(_artefact(name, engine, precision))
+    with _lock(folder):
+        try:
+            return opened(folder)  # which another process may have made anew by now
+        except ArtefactError:
+            shutil.rmtree(folder)  # damaged
+    return opened(_artefact(name, engine, precision))
 
 
 def open_as(name: str) -> Predictor:
@@ -136,13 +142,18 @@ def exported(found: Checkpoint, kind: str) -> Path:
         return folder
     need("torch", extra="torch")
     need("onnxscript", extra="torch")
-    from filelock import FileLock
-
     from anabranch.pack import pack_checkpoint
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{key}.lock")):
+    with _lock(folder):
         if not (folder / CARD_FILE).is_file():
             print(f"exporting {found.like or found.file}, once", file=sys.stderr)
             pack_checkpoint(found.file, folder, like=found.like, formats=[kind], overwrite=True)
     return folder
+
+
+def _lock(folder: Path) -> FileLock:
+    """What is held while an artefact of the cache is made or thrown away."""
+    from filelock import FileLock
+
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
