@@ -123,6 +123,9 @@ def test_an_unreadable_picture_is_told_and_left_out_only_where_that_is_allowed(n
     assert [name for name, _ in met.unreadable] == ["blue/03.png"]
     with pytest.raises(DatasetError, match=r"data\.unreadable = 0\.01"):  # what is kept is held to the share too
         features(net, data, INPUT, cache=kept, unreadable=0.01)
+    moved = open_labelled(coloured.rename(coloured.with_name("moved")))
+    ((_, reason),) = features(net, moved, INPUT, cache=kept, unreadable=0.05).unreadable
+    assert reason.startswith(f"{coloured.with_name('moved')}/blue/03.png: ")
 
 
 def test_an_engine_that_does_not_agree_with_torch_is_refused(

@@ -263,11 +263,13 @@ def test_a_run_does_not_go_on_with_other_pictures(tiny: Path, tmp_path: Path) ->
 
 
 def test_as_many_other_pictures_are_told_from_those_of_before(tiny: Path, tmp_path: Path, spoilt: list[str]) -> None:
-    told = [*spoilt, "data.unreadable=0.1", "optimise.epochs=1"]
-    train(read_recipe(tiny, overrides=told), tmp_path / "run")
+    told = [*spoilt, "data.unreadable=0.05", "optimise.epochs=2", "run.checkpoint_steps=1"]
+    stopped(read_recipe(tiny, overrides=told), tmp_path / "run", step=3)
     (tmp_path / "set").rename(tmp_path / "moved")
     moved = [each.replace(f"{tmp_path / 'set'}", f"{tmp_path / 'moved'}") for each in told]
     train(read_recipe(tiny, overrides=moved), tmp_path / "run", resume=True)
+    [line] = (tmp_path / "run/unreadable.txt").read_text().splitlines()
+    assert line.startswith(f"{tmp_path}/moved/left/3.png: ")
     (tmp_path / "moved/left/5.png").rename(tmp_path / "moved/left/a.png")
     with pytest.raises(RecipeError, match=r"this would not be the same run: their names and classes, as a hash, was"):
         train(read_recipe(tiny, overrides=moved), tmp_path / "run", resume=True)

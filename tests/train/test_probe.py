@@ -112,6 +112,7 @@ def test_pictures_that_cannot_be_read_are_left_out_and_listed(recipe, coloured, 
     assert met.score.num_pictures == COUNT - 1
     listed = (tmp_path / "run/unreadable.txt").read_text().splitlines()
     assert [str(path) in line for path, line in zip(bad, listed, strict=True)] == [True, True]
+    assert json.loads((tmp_path / "run/history.jsonl").read_text())["unreadable"] == 2
     with np.load(tmp_path / "run/answers.npz") as answers:
         assert "blue/01.png" not in answers["names"]
         assert len(answers["names"]) == len(answers["logits"]) == len(answers["labels"]) == COUNT - 1

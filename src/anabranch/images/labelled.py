@@ -143,6 +143,12 @@ class LabelledArray:
         return ".png", file.getvalue()
 
 
+def place_of(data: Labelled) -> str:
+    """What stands before a picture's name where an ImageError tells of it: the folder of its set, which may move."""
+    folder = Path(getattr(data, "folder", ""))
+    return "" if folder == Path() else os.path.join(folder, "")
+
+
 def open_labelled(
     path: str | os.PathLike[str],
     *,

@@ -34,7 +34,7 @@ class Progress:
     seconds: float = 0.0  # spent training, over all sittings
     stepping: float = 0.0  # seconds spent on this epoch's steps so far
     waiting: float = 0.0  # seconds of these in which the leading process waited for pictures
-    unreadable: list[str] = field(default_factory=list)  # a line for each picture that any process left out
+    unreadable: list[str] = field(default_factory=list)  # a line for each picture left out, without its set's folder
     best: dict[str, Any] | None = None  # the best epoch's line of the history
     history: list[dict[str, Any]] = field(default_factory=list)  # one line per epoch done
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from anabranch.arch import arch_to_json
 from anabranch.calibration import Pictures
 from anabranch.engines import openvino
 from anabranch.errors import ArtefactError, CheckpointError, DatasetError, ExportError, ImageError, need
-from anabranch.images.labelled import Labelled
+from anabranch.images.labelled import Labelled, place_of
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.load import load_strictly
 from anabranch.nets.net import Net
@@ -78,6 +78,8 @@ def features(
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"values": torch.from_numpy(known.values), "indices": torch.from_numpy(known.indices)}
         write_tensors(path, tensors, {"kind": _KIND, "unreadable": known.unreadable})
+    place = place_of(data)  # which may be another one than where the same pictures lay before
+    known = replace(known, unreadable=tuple((name, place + reason) for name, reason in known.unreadable))
     want_few([reason for _, reason in known.unreadable], len(data), unreadable, kind="of its")
     report(len(data))
     return known
@@ -149,20 +151,23 @@ def _some(data: Labelled, preprocess: Preprocess, count: int) -> NDArray[np.uint
 
 
 def _computed(engine: Predictor, data: Labelled, share: float, report: Report) -> Features:
-    """Each thread reads a batch and has it answered, so that no core waits for another one's pictures."""
+    """Each thread reads a batch and has it answered, so that no core waits for another one's pictures.
+
+    What could not be read is told without the set's folder.
+    """
     parts: list[Features] = []
-    unreadable: tuple[tuple[str, str], ...] = ()
+    unreadable: list[str] = []
     pool = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="features")
     try:
         for part in pool.map(partial(_part, engine, data), range(0, len(data), _BATCH)):
             parts.append(part)
-            unreadable += part.unreadable
-            want_few([reason for _, reason in unreadable], len(data), share, kind="of its")
+            unreadable += [reason for _, reason in part.unreadable]
+            want_few(unreadable, len(data), share, kind="of its", place=place_of(data))
             report(min(len(parts) * _BATCH, len(data)))
     finally:
         pool.shutdown(cancel_futures=True)
     values, indices = (np.concatenate(each) for each in zip(*((p.values, p.indices) for p in parts), strict=True))
-    return Features(values, indices, unreadable)
+    return Features(values, indices, tuple(told for part in parts for told in part.unreadable))
 
 
 def _part(engine: Predictor, data: Labelled, first: int) -> Features:
@@ -174,8 +179,8 @@ def _part(engine: Predictor, data: Labelled, first: int) -> Features:
             pixels.append(engine.card.preprocess(data.picture(index)))
             indices.append(index)
         except ImageError as error:
-            name = data.names[index]
-            unreadable.append((name, str(error) if name in str(error) else f"{name}: {error}"))
+            name, told = data.names[index], str(error).removeprefix(place_of(data))
+            unreadable.append((name, told if name in told else f"{name}: {told}"))
     values = engine.predict(np.stack(pixels)) if pixels else np.empty((0, engine.card.num_classes), np.float32)
     return Features(values, np.array(indices, np.int64), tuple(unreadable))
 

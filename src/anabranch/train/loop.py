@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from anabranch.errors import RecipeError
+from anabranch.images.labelled import place_of
 from anabranch.nets.count import count
 from anabranch.nets.load import Trained, load_trained, save_trained
 from anabranch.train import checkpoint
@@ -104,6 +105,7 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
 
     # ---- epochs ------------------------------------------------------------------------------------------------
     started = time.monotonic() - progress.seconds
+    place = place_of(sets.shown)
     logs = Logs(folder, tensorboard=run.tensorboard and team.leads, step=progress.step)
     while (epoch := len(progress.history)) < wanted.epochs and not _is_over(recipe, progress):
         first = progress.step - epoch * steps_per_epoch
@@ -111,8 +113,9 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
         step_started = time.monotonic()
         for share in _epoch(recipe, crops, team, epoch=epoch, steps=steps_per_epoch, first=first):
             progress.waiting += time.monotonic() - step_started
-            progress.unreadable += [line for line in share.unreadable if line not in progress.unreadable]
-            want_few(progress.unreadable, len(sets.shown), recipe.data.unreadable, kind="training")
+            lines = (line.removeprefix(place) for line in share.unreadable)
+            progress.unreadable += [line for line in lines if line not in progress.unreadable]
+            want_few(progress.unreadable, len(sets.shown), recipe.data.unreadable, kind="training", place=place)
             lr = rate(wanted, progress.step, steps_per_epoch)
             loss = student.step(share, progress.step, lr)
             progress.step += 1
@@ -146,14 +149,14 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
             step_started = time.monotonic()
 
         progress.unreadable = team.union(progress.unreadable)
-        want_few(progress.unreadable, len(sets.shown), recipe.data.unreadable, kind="training")
+        want_few(progress.unreadable, len(sets.shown), recipe.data.unreadable, kind="training", place=place)
         team.share(mean.state)  # each process has norms' statistics of its own
         if team.leads:
             checkpoint.save(last, fixed, progress, student.learner)  # whatever becomes of the test
         met = answers(net, mean.state, recipe, sets, team)
         scores = figures(met)
         _want_number(scores["test_loss"], recipe, progress.step)
-        unreadable = [*progress.unreadable, *met.unreadable]
+        unreadable = [*(place + line for line in progress.unreadable), *met.unreadable]
         line = {
             "epoch": epoch + 1,
             "loss": progress.loss_sum / progress.seen,

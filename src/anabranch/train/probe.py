@@ -135,6 +135,7 @@ def _with_head(net: Net, head: Head) -> Net:
 
 
 def _write(recipe: Recipe, folder: Path, sets: Sets, met: Probed) -> None:
+    unreadable = [reason for _, reason in (*met.unreadable, *met.score.unreadable)]
     line = {
         "epoch": 1,
         "top1": met.score.top1,
@@ -142,13 +143,12 @@ def _write(recipe: Recipe, folder: Path, sets: Sets, met: Probed) -> None:
         "pictures": met.score.num_pictures,
         "weight_decay": met.head.weight_decay,
         "tried": [asdict(each) for each in met.head.tried],
-        "unreadable": len(met.unreadable),
+        "unreadable": len(unreadable),
         "precision": met.precision,
         "features_seconds": round(met.features_seconds, 2),
         "head_seconds": round(met.head_seconds, 2),
         "seconds": round(met.score.seconds, 2),
     }
-    unreadable = [reason for _, reason in (*met.unreadable, *met.score.unreadable)]
     write_text(folder / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
     write_text(folder / "history.jsonl", json.dumps(line) + "\n")
     if unreadable:

@@ -105,12 +105,15 @@ def truth(data: Labelled) -> NDArray[np.integer]:
     return data.labels if data.targets is None else data.targets
 
 
-def want_few(unreadable: Sequence[str], total: int, share: float, *, kind: str) -> None:
-    """Raises DatasetError where more of `total` pictures cannot be read, a line each, than the recipe bears."""
+def want_few(unreadable: Sequence[str], total: int, share: float, *, kind: str, place: str = "") -> None:
+    """Raises DatasetError where more of `total` pictures cannot be read, a line each, than the recipe bears.
+
+    place: what stands before each line.
+    """
     if len(unreadable) > share * total:
         raise DatasetError(
             f"{len(unreadable)} of {total} {kind} pictures cannot be read, more than the share data.unreadable = "
-            f"{share:g}; the first: {unreadable[0]}. Repair or remove them, or allow a larger share"
+            f"{share:g}; the first: {place}{unreadable[0]}. Repair or remove them, or allow a larger share"
         )
 
 
