@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from anabranch.errors import DatasetError
-from anabranch.train.sets import open_sets
+from anabranch.train.sets import doubts, open_sets
 from anabranch.train.tables import Data, Source
 
 
@@ -94,6 +94,19 @@ def test_lists_of_other_classes_are_told_of_the_file_that_names_them(tmp_path: P
     said = refusal(Data(train=Source(path=str(tmp_path / "train.csv")), test=Source(path=str(tmp_path / "val.csv"))))
     assert said.startswith(f"{tmp_path}/val.csv: its classes a are not those of {tmp_path}/train.csv, a, b: ")
     assert said.endswith("a classes.json beside lists or shards names their classes")
+
+
+def test_a_class_that_is_named_and_shown_in_no_picture_is_told(tmp_path: Path) -> None:
+    photos(tmp_path, "ant", "bee")
+    lines = [f"{name}/{index}.png {label}" for name, label in (("ant", 0), ("bee", 2)) for index in range(4)]
+    (tmp_path / "set.txt").write_text("\n".join(lines))
+    source = Source(path=str(tmp_path / "set.txt"))
+    sets = open_sets(Data(train=source, hold_out=0.5, class_names=("ant", "wasp", "bee")))
+    assert doubts(sets) == ("1 of 3 classes have no picture to learn from: wasp",)
+    (tmp_path / "set.csv").write_text("path,label\nant/0.png,0\nbee/0.png,0;2\n")
+    source = Source(path=str(tmp_path / "set.csv"))
+    several = Data(train=source, test=source, class_names=("ant", "wasp", "bee"), multi_label=True)
+    assert doubts(open_sets(several)) == doubts(sets)
 
 
 def test_files_that_are_not_read_are_counted_once_where_some_pictures_are_held_out(tmp_path: Path) -> None:

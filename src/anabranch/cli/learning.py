@@ -90,7 +90,8 @@ def split(
 ) -> int:
     """Split the labelled pictures of DATA into parts, class by class: a list file for each part.
 
-    Where a picture goes depends on its name and the seed alone, so that pictures added later move no others.
+    Where a picture goes depends on its name and the seed alone, so that pictures added later move no others; but of a
+    class so small that chance leaves it out of a part, one is moved there.
     """
     from anabranch.verbs import split
 

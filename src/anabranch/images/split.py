@@ -1,8 +1,9 @@
 """A set of pictures parted in several, such as train and val, by lists: no picture is copied.
 
 A picture's part is a function of (seed, its name), so that pictures added later move none of the others, and each class
-is parted on its own. A class's shares are therefore met as chance has it, within about the square root of its size; a
-class that chance leaves out of a part gets one picture there, from where it has more.
+is parted on its own. A class's shares are therefore met as chance has it, within about the square root of its size. A
+class of so few pictures that chance leaves it out of a part gets one there, from where it has more: that one alone may
+go back where more pictures of the class are added.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Plan:
     lr: float  # at its highest, scaled to the batch
     steps_per_epoch: int
     step: int = 0  # steps done in earlier sittings
-    ignored: tuple[str, ...] = ()  # a line for each folder in which files lie that are not read as pictures
+    doubts: tuple[str, ...] = ()  # about the pictures, a line each
 
     @property
     def num_classes(self) -> int:

@@ -38,7 +38,7 @@ from anabranch.train.estimate import Estimate, Parts, Plan, device_name, estimat
 from anabranch.train.logs import Logs, write_answers, write_text
 from anabranch.train.optimise import averaged, rate, scaled_lr
 from anabranch.train.score import answers, figures, yardstick
-from anabranch.train.sets import Sets, ignored, open_sets, want_few
+from anabranch.train.sets import Sets, doubts, open_sets, want_few
 from anabranch.train.student import Student
 from anabranch.train.tables import Recipe
 from anabranch.train.team import Team
@@ -257,7 +257,7 @@ def _plan(recipe: Recipe, sets: Sets, team: Team, steps_per_epoch: int, step: in
         lr=scaled_lr(recipe.steps),
         steps_per_epoch=steps_per_epoch,
         step=step,
-        ignored=ignored(sets),
+        doubts=doubts(sets),
     )
 
 

@@ -51,10 +51,15 @@ def open_sets(data: Data) -> Sets:
     return Sets(shown, tested, tuple(names))
 
 
-def ignored(sets: Sets) -> tuple[str, ...]:
-    """Which files of the sets' folders are not read as pictures, a line each."""
+def doubts(sets: Sets) -> tuple[str, ...]:
+    """What a person may not have meant, a line each: files that are not read as pictures, classes without a picture."""
     files = (each for each in (sets.shown, sets.tested) if isinstance(each, LabelledFiles) and each.ignored)
-    return tuple(f"{each.folder}: {told_ignored(each.ignored)}" for each in files)
+    lines = [f"{each.folder}: {told_ignored(each.ignored)}" for each in files]
+    met = truth(sets.shown)
+    shown = set((np.unique(met) if met.ndim == 1 else np.flatnonzero(met.any(0))).tolist())
+    if absent := [name for index, name in enumerate(sets.class_names) if index not in shown]:
+        lines.append(f"{len(absent)} of {len(sets.class_names)} classes have no picture to learn from: {_some(absent)}")
+    return tuple(lines)
 
 
 def _want_equal_classes(data: Data, shown: Labelled, tested: Labelled) -> None:

@@ -84,13 +84,13 @@ def run(
 def _probed(recipe: Recipe, folder: Path, *, smoke: bool, json: bool) -> int:
     from anabranch.cache import cache_folder
     from anabranch.train.probe import train_probe
-    from anabranch.train.sets import ignored, open_sets
+    from anabranch.train.sets import doubts, open_sets
     from anabranch.train.team import Team
     from anabranch.verbs.progress import counter
     from anabranch.verbs.training_screen import ending, page_line
 
     sets = open_sets(recipe.data)
-    for each in ignored(sets):
+    for each in doubts(sets):
         print(f"warning: {each}", file=sys.stderr)
     pictures = len(sets.shown) + len(sets.tested)
     with Team().alone_in(folder), counter("pictures looked at:", pictures) as report:

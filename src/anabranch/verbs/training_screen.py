@@ -145,6 +145,7 @@ def summary(plan: Plan) -> list[str]:
     rate = f"{plan.lr:g}"
     if wanted.lr_batch is not None and wanted.lr_batch != wanted.batch:
         rate = f"{wanted.lr:g} for {wanted.lr_batch:,} pictures, {rate} for {wanted.batch:,}"
+    epochs = "1 epoch" if wanted.epochs == 1 else f"{wanted.epochs:,} epochs"
     return [
         f"{recipe.name}: {plan.params:,} parameters, {plan.macs:,} MACs at {side} x {side} px",
         f"  pictures  {plan.num_pictures:,} to learn from, {plan.num_tested:,} to be tested on",
@@ -152,9 +153,9 @@ def summary(plan: Plan) -> list[str]:
         f"  batch     {wanted.batch:,}" + (f" = {apart} x {plan.pictures_per_process:,}" if apart else ""),
         f"  rate      {rate}",
         f"  computes  in {recipe.run.precision} on {plan.device}",
-        f"  steps     {plan.steps:,}: {wanted.epochs:,} epochs of {plan.steps_per_epoch:,}",
+        f"  steps     {plan.steps:,}: {epochs} of {plan.steps_per_epoch:,}",
         *([f"  goes on   after step {plan.step:,}"] if plan.step else []),
-        *(f"warning: {each}" for each in plan.ignored),
+        *(f"warning: {each}" for each in plan.doubts),
         *_left_out(plan),
     ]
 
