@@ -57,7 +57,7 @@ def open_named(
         try:
             return opened(folder)  # which another process may have made anew by now
         except ArtefactError:
-            shutil.rmtree(folder)  # damaged
+            shutil.rmtree(folder, ignore_errors=True)  # damaged, or taken away by another process
     return opened(_artefact(name, engine, precision))
 
 
