@@ -55,6 +55,14 @@ def test_lists_are_made_of_a_list_and_through_links(folder, tmp_path):
     assert not (tmp_path / "link" / "out" / "classes.json").exists()
 
 
+def test_a_link_to_an_empty_folder_is_filled_and_stays_a_link(folder, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    split(open_labelled(folder), tmp_path / "link", shares={"train": 0.8, "val": 0.2})
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in (tmp_path / "real").iterdir()) == ["classes.json", "train.txt", "val.txt"]
+
+
 def test_class_names_stand_beside_the_lists(folder, tmp_path):
     split(open_labelled(folder), tmp_path / "out", shares={"train": 0.5, "val": 0.5})
     assert json.loads((tmp_path / "out" / "classes.json").read_text(encoding="utf-8")) == ["ant", "bée"]
