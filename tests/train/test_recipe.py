@@ -274,7 +274,7 @@ def test_folders_beside_a_lone_train_are_refused_rather_than_passed_over(
 ) -> None:
     for folder in ("train", other):
         classes(tmp_path / "photos" / folder)
-    with pytest.raises(DatasetError, match=rf"photos: {other} beside train, .* or give .*photos/train to hold a fifth"):
+    with pytest.raises(DatasetError, match=rf"photos: holds train and {other}, .* or give .*photos/train alone"):
         read_recipe(tiny, pictures=tmp_path / "photos")
     assert read_recipe(tiny, pictures=tmp_path / "photos/train").data.hold_out == 0.2
 
@@ -282,12 +282,12 @@ def test_folders_beside_a_lone_train_are_refused_rather_than_passed_over(
 def test_a_val_that_leads_nowhere_or_holds_no_class_folders_is_not_passed_over(tiny: Path, tmp_path: Path) -> None:
     classes(tmp_path / "photos/train")
     (tmp_path / "photos/val").symlink_to(tmp_path / "unmounted")
-    with pytest.raises(DatasetError, match="photos: val beside train"):
+    with pytest.raises(DatasetError, match="photos: holds train and val, but"):
         read_recipe(tiny, pictures=tmp_path / "photos")
     (tmp_path / "photos/val").unlink()
     (tmp_path / "photos/val").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "photos/val/0.png")
-    with pytest.raises(DatasetError, match="photos: val beside train, and no class folders"):
+    with pytest.raises(DatasetError, match="photos: holds train and val, but no class folders"):
         read_recipe(tiny, pictures=tmp_path / "photos")
 
 

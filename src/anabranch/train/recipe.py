@@ -110,9 +110,9 @@ def _want_alone(pictures: Path, learnt: str) -> None:
     beside = sorted(shown(each.name) for each in others if each.is_dir() or not each.exists())  # or a link to nowhere
     if beside:
         raise DatasetError(
-            f"{pictures}: {', '.join(beside[:5])}{', ...' if len(beside) > 5 else ''} beside {learnt}, and no class "
-            f"folders in one that is called val or test; call it so, or give {pictures / learnt} to hold a fifth of "
-            "it out"
+            f"{pictures}: holds {learnt} and {', '.join(beside[:5])}{', ...' if len(beside) > 5 else ''}, but no class "
+            f"folders in a val or a test. Call so what is to be tested on, or give {pictures / learnt} alone, of which "
+            "a fifth is then held out"
         )
 
 
