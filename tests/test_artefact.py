@@ -100,10 +100,11 @@ def test_labels_that_are_missing_are_said(folder):
         read_card(folder)
 
 
-def test_a_label_of_two_lines_is_not_written(packed, tmp_path):
+@pytest.mark.parametrize("label", ["two\nthree", "", "caf\udce9"])
+def test_a_label_that_is_no_line_of_text_is_not_written(packed, tmp_path, label):
     from dataclasses import replace
 
-    card = replace(read_card(packed.folder), labels=("one", "two\nthree"))
+    card = replace(read_card(packed.folder), labels=("one", label))
     with pytest.raises(ArtefactError, match="label 1"):
         write_card(tmp_path, card)
 

@@ -108,9 +108,11 @@ def _note(file: Path | None) -> None:
 
 def write_card(folder: Path, card: Card) -> None:
     """The card and the labels into a folder that holds the engines' files. Raises ArtefactError for a bad label."""
+    from anabranch.images.lists import is_name  # and with it numpy, which reading does without
+
     for index, label in enumerate(card.labels):
-        if not label or "\n" in label or "\r" in label:
-            raise ArtefactError(f"label {index} is {label!r}: a label is one line that is not empty")
+        if not is_name(label):
+            raise ArtefactError(f"label {index} is {label!a}: a label is one line of text that is not empty")
     (folder / LABELS_FILE).write_bytes(labels_text(card.labels))
     text = json.dumps(card_to_json(card), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / CARD_FILE).write_bytes(f"{text}\n".encode())

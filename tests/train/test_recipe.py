@@ -300,6 +300,14 @@ def test_a_set_to_test_on_may_lie_elsewhere(tiny: Path, tmp_path: Path, learnt: 
     assert (len(sets.shown), len(sets.tested)) == (20, 6)
 
 
+def test_a_split_to_test_on_is_kept_where_another_key_of_it_is_set(tiny: Path, tmp_path: Path) -> None:
+    for folder in ("train", "val"):
+        classes(tmp_path / "photos" / folder)
+    data = read_recipe(tiny, pictures=tmp_path / "photos", overrides=["data.test.labels=val.txt"]).data
+    assert data.test is not None
+    assert (data.test.split, data.test.labels) == ("val", "val.txt")
+
+
 def test_a_split_to_test_on_may_have_any_name(tiny: Path, tmp_path: Path) -> None:
     for folder in ("train", "val", "dev"):
         classes(tmp_path / "photos" / folder, count=len(folder))

@@ -106,10 +106,15 @@ def read_classes(folder: Path) -> tuple[str, ...] | None:
 def want_names(names: Sequence[str], where: str) -> None:
     """Raises DatasetError for a class whose name no list of labels can hold."""
     for index, name in enumerate(names):
-        if not name or "\n" in name or "\r" in name or not is_text(name):
+        if not is_name(name):
             raise DatasetError(
                 f"{where}: class {index} is called {name!a}; a name is one line of text that is not empty. Rename it"
             )
+
+
+def is_name(name: str) -> bool:
+    """Whether it is one line of text, and not empty, as a class has it in a list of labels."""
+    return bool(name) and "\n" not in name and "\r" not in name and is_text(name)
 
 
 def is_text(name: str) -> bool:

@@ -38,7 +38,7 @@ _KIND = "features"
 _BATCH = 8
 _CHECKED = 8  # pictures on which the engine is held against torch
 _TOLERANCE = {"f32": 1e-3, "bf16": 0.05, "int8": 0.1}  # of the features' length, over those pictures
-_CALIBRATED = 64  # pictures that show INT8 its ranges: with 128 an export takes half as long again
+_CALIBRATED = 64  # pictures that show INT8 its ranges: with 128 an export takes 1.4 times as long
 
 
 @dataclass(frozen=True, slots=True, eq=False)

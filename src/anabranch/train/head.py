@@ -12,7 +12,7 @@ from anabranch.errors import DatasetError, RecipeError, need
 
 _HELD_OUT = 5  # one picture of so many
 _TOLERANCE = 1e-4  # of the gradient's largest entry, as in scikit-learn's LogisticRegression
-_TOLERANCE_TO_CHOOSE = 1e-3  # in half the time; losses of weak decays are then off by some percent, the choice hardly
+_TOLERANCE_TO_CHOOSE = 1e-3  # in half the time; losses of weak decays are then off by some percent
 
 
 @dataclass(frozen=True, slots=True)

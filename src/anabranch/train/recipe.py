@@ -50,8 +50,7 @@ def read_recipe(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not TOML: {error}") from None
     if pictures is not None:
-        asked = {override.partition("=")[0].strip() for override in overrides}
-        table["data"] = _pointed(table.get("data"), pictures, asked)
+        table["data"] = _pointed(table.get("data"), pictures, _asked(overrides))
     if smoke:
         if not isinstance(table.get("smoke"), dict) or not table["smoke"]:
             raise RecipeError(f"{path}: has no [smoke] table; run it without --smoke, or add one")
@@ -83,24 +82,24 @@ def _pointed(data: Any, pictures: Path, asked: Collection[str]) -> dict[str, Any
         return {**told, "train": {**train, "path": str(pictures)}, "test": {**test, "path": str(pictures)}}
     learnt = train.get("split") or "train"
     names = [name for name in (test.get("split"), *_TESTED) if name]
-    is_tested_elsewhere = any(key == "data.test" or key.startswith("data.test.") for key in asked)
+    is_asked = any(key == "data.test" or key.startswith("data.test.") for key in asked)
     if _is_set(pictures / learnt):
         if _has_class_folders(pictures / learnt):
             told.pop("class_names", None)
         source = {"path": str(pictures), "split": learnt}
         tested = next((name for name in names if _is_set(pictures / name)), None)
-        if is_tested_elsewhere:
+        if tested is not None and "data.test.path" not in asked:
+            return {**told, "train": source, "test": {"path": str(pictures), "split": tested}}
+        if is_asked:
             return {**told, "train": source, "test": {"path": str(pictures)}}
-        if tested is None:
-            _want_alone(pictures, learnt)
-            return {**told, "train": source, "hold_out": HELD_OUT}
-        return {**told, "train": source, "test": {"path": str(pictures), "split": tested}}
+        _want_alone(pictures, learnt)
+        return {**told, "train": source, "hold_out": HELD_OUT}
     lists = [_list_in(pictures, each) for each in ([learnt], names)]
     if all(lists):
         return {**told, "train": {"path": lists[0]}, "test": {"path": lists[1]}}
     if _has_class_folders(pictures):
         told.pop("class_names", None)
-    rest = {"test": {"path": str(pictures)}} if is_tested_elsewhere else {"hold_out": HELD_OUT}
+    rest = {"test": {"path": str(pictures)}} if is_asked else {"hold_out": HELD_OUT}
     return {**told, "train": {"path": str(pictures)}, **rest}
 
 
@@ -171,7 +170,7 @@ def _want_smoke(table: Mapping[str, Any], *, where: str) -> None:
 
 def _lay_over(table: dict[str, Any], overrides: Sequence[str]) -> None:
     """Set what `--set` says. A file that it names in place of the recipe's folder leaves the recipe's split behind."""
-    asked = [override.partition("=")[0].strip() for override in overrides]
+    asked = _asked(overrides)
     for key, override in zip(asked, overrides, strict=True):
         _, equals, text = override.partition("=")
         if not equals:
@@ -186,6 +185,11 @@ def _lay_over(table: dict[str, Any], overrides: Sequence[str]) -> None:
         names_file = key in ("data.train.path", "data.test.path") and Path(str(value)).is_file()
         if names_file and key.replace("path", "split") not in asked:
             held.pop("split", None)
+
+
+def _asked(overrides: Sequence[str]) -> list[str]:
+    """The keys that `--set` sets."""
+    return [override.partition("=")[0].strip() for override in overrides]
 
 
 def _value(text: str) -> Any:
