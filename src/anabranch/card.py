@@ -48,6 +48,7 @@ class Graph:
 
     stored: str  # f32, f16, int8
     files: Mapping[str, File]  # relative path with forward slashes -> what must lie there
+    float_sums: bool = False  # int8 but for the sums between blocks: anabranch.export.sums
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +188,7 @@ def _check_labels(value: object, labels: tuple[str, ...], where: str) -> None:
 
 def _graph_to_json(graph: Graph) -> dict[str, Any]:
     files = {name: {"bytes": file.size_bytes, "sha256": file.sha256} for name, file in graph.files.items()}
-    return {"stored": graph.stored, "files": files}
+    return {"stored": graph.stored, **({"float_sums": True} if graph.float_sums else {}), "files": files}
 
 
 def _each(table: Mapping[str, Mapping[str, Value]], to_json: Callable[[Value], Any]) -> dict[str, dict[str, Any]]:
@@ -202,7 +203,7 @@ def _precisions(value: object, where: str) -> dict[str, Graph]:
 
 
 def _graph(value: object, where: str) -> Graph:
-    table = _object(value, where, ["stored", "files"])
+    table = _object(value, where, ["stored", "files"], optional=["float_sums"])
     stored = _text(table["stored"], f"{where}.stored")
     if stored not in ("f32", "f16", "int8"):
         raise ArtefactError(f"{where}.stored is {stored!r}; f32, f16 or int8 was expected")
@@ -215,7 +216,7 @@ def _graph(value: object, where: str) -> Graph:
             raise ArtefactError(f"{where}.files: {name!r} leaves the folder; a plain path inside it was expected")
     if not files:
         raise ArtefactError(f"{where}.files is empty; at least one file was expected")
-    return Graph(stored, files)
+    return Graph(stored, files, _typed(table.get("float_sums", False), bool, f"{where}.float_sums"))
 
 
 def _file(value: object, where: str) -> File:

@@ -19,7 +19,7 @@ from anabranch.export.look import look, session
 from anabranch.export.onnx import OUTPUT
 
 _LINEAR = ("Conv", "Gemm")
-_PICTURES = 128
+PICTURES = 128
 
 Array = NDArray[Any]
 
@@ -62,7 +62,7 @@ def correct_biases(f32: Path, quantised: Path, pixels: NDArray[np.uint8], *, sym
     is computed in floats. Raises MissingExtra.
     """
     exact, rounded = _Graph(f32), _Graph(quantised)
-    pixels = pixels[:_PICTURES]
+    pixels = pixels[:PICTURES]
     taken = {name: rounded.made_by[rounded.made_by[node.input[0]].input[0]] for name, node in rounded.biased.items()}
     means = {
         each.input[0]: _Mean(rounded.array(each.input[1]), rounded.array(each.input[2])) for each in taken.values()
@@ -78,12 +78,22 @@ def correct_biases(f32: Path, quantised: Path, pixels: NDArray[np.uint8], *, sym
         met = _output(exact, twin, mean.rounded, _floats(rounded, node.input[1]))
         _add(rounded, node.input[2], wanted - met)
     onnx.save(rounded.model, quantised)
-    last = rounded.made_by[OUTPUT]
-    if last.name in rounded.biased:
-        asked = look(quantised, [OUTPUT], pixels, fused=not symmetric)
-        met = np.concatenate([each[OUTPUT] for each in asked]).mean(0, dtype=np.float64)
-        _add(rounded, last.input[2], logits - met)
-        onnx.save(rounded.model, quantised)
+    centre_logits(quantised, logits, pixels, fused=not symmetric)
+
+
+def centre_logits(quantised: Path, wanted: Array, pixels: NDArray[np.uint8], *, fused: bool = True) -> None:
+    """Write a graph anew, so that on `pixels` (M, S, S, 3) its logits are in the mean what is wanted: (K,)."""
+    graph = _Graph(quantised)
+    last = graph.made_by[OUTPUT]
+    if last.name in graph.biased:
+        _add(graph, last.input[2], wanted - mean_logits(quantised, pixels, fused=fused))
+        onnx.save(graph.model, quantised)
+
+
+def mean_logits(path: Path, pixels: NDArray[np.uint8], *, fused: bool = True) -> Array:
+    """Of a graph, over the pictures: (K,)."""
+    asked = look(path, [OUTPUT], pixels, fused=fused)
+    return np.asarray(np.concatenate([each[OUTPUT] for each in asked]).mean(0, dtype=np.float64))
 
 
 def _output(exact: _Graph, node: onnx.NodeProto, mean: Array, weight: Array) -> NDArray[np.float64]:

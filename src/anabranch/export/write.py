@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from anabranch.export.mnn import write_mnn
 from anabranch.export.ncnn import write_ncnn
 from anabranch.export.onnx import write_onnx
 from anabranch.export.openvino import write_openvino
+from anabranch.export.sums import keep_sums
 from anabranch.export.tensorrt import write_tensorrt
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import Net
@@ -32,6 +34,7 @@ from anabranch.nets.store import tensors_sha256
 
 FORMATS = ("openvino", "onnx", "tensorrt", "torch", "ncnn", "mnn", "executorch", "litert")
 IN_INT8 = ("openvino", "onnx", "tensorrt")
+IN_FLOAT_SUMS = ("openvino", "onnx")
 
 _SHOWN_TO_LAYERS = 4  # pictures, all of whose activations are held at once
 STORED = ("f32", "f16")
@@ -46,6 +49,7 @@ def write_graphs(
     stored: str = "f32",
     precisions: Collection[str] = ("f32",),
     calibration: NDArray[np.uint8] | None = None,
+    rounded: Path | None = None,
     layers: Path | None = None,
     backbone: bool = False,
     any_size: bool = False,
@@ -54,8 +58,9 @@ def write_graphs(
 
     Formats that know no int8 are written in f32. `stored` = f16 halves OpenVINO's f32 files; all others hold f32. What
     is int8 has its ranges from `calibration`, pictures (M, S, S, 3), on a few of which each of its layers' error is
-    measured for the file `layers`. `backbone` adds the graph of its features, `any_size` OpenVINO's graphs that
-    resize and crop. The net must be float32 on the CPU; it stays as it is, and a failure leaves nothing in `folder`.
+    measured for the file `layers`; its ONNX file is written to `rounded` too. `backbone` adds the graph of its
+    features, `any_size` OpenVINO's graphs that resize and crop. The net must be float32 on the CPU; it stays as it
+    is, and a failure leaves nothing in `folder`.
     Raises UsageError, ExportError, MissingExtra.
     """
     formats = known_formats(formats, stored)
@@ -75,6 +80,8 @@ def write_graphs(
         if "int8" in precisions:
             assert calibration is not None
             onnx_files["int8"] = write_int8(made / "f32.onnx", made / "int8.onnx", calibration)
+            if rounded is not None:
+                shutil.copyfile(made / "int8.onnx", rounded)
             if layers is not None:
                 write_layers(made / "f32.onnx", made / "int8.onnx", calibration[:_SHOWN_TO_LAYERS], layers)
         for precision in precisions:
@@ -112,6 +119,32 @@ def write_graphs(
             for name in (name for graph in graphs.values() for name in graph.files):
                 (made / name).rename(folder / name)
     return files
+
+
+def write_float_sums(
+    rounded: Path,
+    folder: Path,
+    *,
+    kind: str,
+    graphs: Mapping[str, Graph],
+    preprocess: Preprocess,
+    calibration: NDArray[np.uint8],
+) -> dict[str, Graph]:
+    """Write a format's INT8 files in `folder` anew, with the sums between blocks in f32, and give all that it holds.
+
+    rounded, calibration: of `write_graphs`; kind: one of IN_FLOAT_SUMS; graphs: what that format holds already.
+    """
+    source = rounded.with_name("float-sums.onnx")
+    keep_sums(rounded, source, calibration)
+    if kind == "onnx":
+        source.replace(folder / "int8.onnx")
+        return {**graphs, "int8": Graph("int8", described(folder, ["int8.onnx"]), float_sums=True)}
+    names = write_openvino(source, folder / "int8.xml", stored="int8")
+    written = {"int8": Graph("int8", described(folder, names), float_sums=True)}
+    if (any_size := ANY_SIZE["int8"]) in graphs:
+        names = write_any_size(folder / "int8.xml", folder / f"{any_size}.xml", preprocess, halved=False)
+        written[any_size] = Graph("int8", described(folder, names), float_sums=True)
+    return {**graphs, **written}
 
 
 def _written(name: str, graph: PixelsToLogits, net: Net, onnx_path: Path, *, size_px: int) -> list[str]:

@@ -6,7 +6,9 @@ The one place that stands over both wings; it needs torch.
 from __future__ import annotations
 
 import importlib.metadata
+import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +21,17 @@ from anabranch.checkpoints.trained import open_trained
 from anabranch.engines import openvino
 from anabranch.errors import UsageError, need
 from anabranch.export.any_size import check_any_size
-from anabranch.export.write import known_formats, weights_sha256, write_graphs
+from anabranch.export.write import IN_FLOAT_SUMS, known_formats, weights_sha256, write_float_sums, write_graphs
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import Net
-from anabranch.pack.measure import SYNTHETIC, measured, synthetic_pictures, wanted_of
+from anabranch.pack.measure import (
+    SYNTHETIC,
+    check_flips,
+    flips_too_often,
+    measured,
+    synthetic_pictures,
+    wanted_of,
+)
 from anabranch.runtimes.open import ENGINES, everyday_formats
 from anabranch.runtimes.openvino import want_offered
 from anabranch.version import VERSION
@@ -65,7 +74,8 @@ def pack(
     formats: those of the everyday engines that are installed, if None. stored: f32, or f16 for OpenVINO files of half
     the size. precisions: of f32, bf16 (computed from the f32 graph) and int8; each engine is measured in those that it
     computes in. pictures: what it is measured on, and what int8 is calibrated by; synthetic ones if None. max_flips:
-    the share of them whose top-1 answer in bf16 or int8 may be another one than the net's. layers: a CSV file for the
+    the share of them whose top-1 answer in bf16 or int8 may be another one than the net's; a format whose int8 misses
+    that keeps the sums between blocks in f32 instead, which its graph on the card says. layers: a CSV file for the
     error of each int8 layer, written even where the whole is refused. backbone: adds the graph
     of the net's features, for `anabranch.open_backbone`. any_size: adds OpenVINO's graphs that resize and crop by
     themselves, for `anabranch.open_any_size`. keep_net: False lets go of
@@ -85,7 +95,11 @@ def pack(
     if "int8" in precisions and pictures.calibration is None:
         raise UsageError("int8 is calibrated by real pictures, and measured on others; give some")
     graphs = {engine.graphs[each] for engine in ENGINES.values() for each in precisions if each in engine.graphs}
-    with replacing(Path(folder), overwrite=overwrite) as staging:
+    with (
+        replacing(Path(folder), overwrite=overwrite) as staging,
+        tempfile.TemporaryDirectory(dir=staging, prefix=".rounded.") as scratch,
+    ):
+        rounded = Path(scratch) / "int8.onnx"
         card = Card(
             architecture=name_of(net.arch),
             spec=net.arch,
@@ -102,6 +116,7 @@ def pack(
                 stored=stored,
                 precisions=sorted(graphs),
                 calibration=pictures.calibration,
+                rounded=rounded,
                 layers=layers,
                 backbone=backbone,
                 any_size=any_size,
@@ -115,9 +130,30 @@ def pack(
         wanted = wanted_of(net, card, pictures, backbone=backbone)
         if not keep_net:
             net.to("meta")
-        card = measured(staging, card, wanted, pictures, precisions=precisions, max_flips=max_flips)
+        card = measured(staging, card, wanted, pictures, precisions=precisions)
+        for kind in _rounded_too_far(card, max_flips):
+            assert pictures.calibration is not None
+            written = write_float_sums(
+                rounded,
+                staging,
+                kind=kind,
+                graphs=card.graphs[kind],
+                preprocess=preprocess,
+                calibration=pictures.calibration,
+            )
+            card = replace(card, graphs={**card.graphs, kind: written})
+            write_card(staging, card)
+            card = measured(staging, card, wanted, pictures, precisions=["int8"], formats=[kind])
+        check_flips(card, max_flips)
         write_card(staging, card)
     return card
+
+
+def _rounded_too_far(card: Card, max_flips: float) -> list[str]:
+    """The formats whose INT8 gives too many pictures another answer, and can be written with sums in f32."""
+    met = [(ENGINES[name].format, each["int8"]) for name, each in card.agreement.items() if "int8" in each]
+    missed = {kind for kind, agreed in met if flips_too_often(agreed, max_flips)}
+    return [kind for kind in IN_FLOAT_SUMS if kind in missed]
 
 
 def pack_checkpoint(

@@ -111,15 +111,17 @@ def _figures(card: Card) -> list[str]:
     lines = []
     for engine, precisions in card.agreement.items():
         for precision, met in precisions.items():
-            line = f"  {engine} {precision}: at most {met.max_abs:.2g} from the net, on "
+            graph = card.graphs[ENGINES[engine].format].get(precision)  # none where it computes that of f32
+            sums = ", sums between blocks in f32" if graph and graph.float_sums else ""
+            line = f"  {engine} {precision}{sums}: at most {met.max_abs:.2g} from"
             if precision == FEATURES:
-                lines.append(f"{line}values up to {met.largest_logit:.3g}")
+                lines.append(f"{line} the net, on values up to {met.largest_logit:.3g}")
                 continue
             if precision in ANY_SIZE.values():
-                line = f"  {engine} {precision}: at most {met.max_abs:.2g} from pictures resized outside, on "
-                lines.append(f"{line}logits up to {met.largest_logit:.3g}")
+                lines.append(f"{line} pictures resized outside, on logits up to {met.largest_logit:.3g}")
                 continue
-            line += f"logits up to {met.largest_logit:.3g}; {met.top1_flips} of {met.num_pictures} top-1 answers differ"
+            line += f" the net, on logits up to {met.largest_logit:.3g}; "
+            line += f"{met.top1_flips} of {met.num_pictures} top-1 answers differ"
             if card.accuracy:
                 right, nets = card.accuracy[engine][precision], card.accuracy["net"]["f32"]
                 line += f"; {right.top1:.2f} % are right, of the net {nets.top1:.2f} %"
