@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import jsonschema
 import onnxruntime
@@ -14,7 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from anabranch.artefact import read_card
-from anabranch.deploy import SERVERS, known_servers, model_names, write_repositories
+from anabranch.deploy import SERVERS, _service, known_servers, model_names, write_repositories
 from anabranch.errors import ArtefactError, UsageError
 
 URI = "s3://bucket/models"
@@ -146,6 +147,7 @@ def test_where_nothing_can_be_written_that_is_said(folder):
         (["triton"], ["openvino"], None, "triton is given onnx files; ask for that format too"),
         (["ovms"], ["onnx"], None, "ovms is given openvino files"),
         (["kserve"], ["onnx"], None, "--deploy kserve and --storage-uri belong together"),
+        (["kserve"], ["onnx"], "", "--deploy kserve and --storage-uri belong together"),
         (["triton"], ["onnx"], URI, "--deploy kserve and --storage-uri belong together"),
     ],
 )
@@ -156,10 +158,21 @@ def test_what_does_not_fit_is_refused(servers, formats, uri, message):
 
 @pytest.mark.parametrize(
     ("called", "wanted"),
-    [("resnext50_32x4d.tv2_in1k", "resnext50_32x4d.tv2_in1k"), ("runs/my net", "runs-my-net"), ("..", "model")],
+    [
+        ("resnext50_32x4d.tv2_in1k", "resnext50_32x4d.tv2_in1k"),
+        ("runs/my net", "runs-my-net"),
+        ("..", "model"),
+        ("long" * 99, "long" * 25),  # a file's name has a limit
+    ],
 )
 def test_a_server_s_name_is_one_that_it_can_carry(packed, called, wanted):
-    from dataclasses import replace
-
     card = replace(read_card(packed.folder), weights=replace(read_card(packed.folder).weights, name=called))
     assert model_names(card, "onnx") == {"f32": wanted}
+
+
+@pytest.mark.parametrize("called", ["2024-net", "___", "50 wéird nâme", "a" * 99, "resnet50.a1_in1k"])
+def test_a_service_has_a_name_that_kserve_takes(packed, called):
+    card = replace(read_card(packed.folder), weights=replace(read_card(packed.folder).weights, name=called))
+    name = yaml.safe_load(_service(card, URI))["metadata"]["name"]
+    assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name)  # inference_service_validation.go
+    assert len(f"{name}-predictor") <= 63  # its own service's, a DNS label

@@ -13,15 +13,18 @@ import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from anabranch.artefact import LABELS_FILE, read_card
-from anabranch.card import FEATURES, Card
+from anabranch.card import ANY_SIZE, FEATURES, Card
 from anabranch.errors import ArtefactError, UsageError, nearest
 
 SERVERS = {"triton": "onnx", "ovms": "openvino", "kserve": "onnx"}  # and the format whose files it is given
 FOLDER = "deploy"  # within the artefact
 
 _MAX_BATCH = 8  # pictures that Triton gathers from several callers
+_KSERVE_NAME = 63 - len("-predictor")  # characters: Kubernetes' limit for what KServe calls a service of its own
+_MODEL_NAME = 100  # characters, for file systems
 
 
 def known_servers(servers: Iterable[str], formats: Iterable[str], storage_uri: str | None) -> tuple[str, ...]:
@@ -35,7 +38,7 @@ def known_servers(servers: Iterable[str], formats: Iterable[str], storage_uri: s
             )
         if SERVERS[name] not in formats:
             raise UsageError(f"{name} is given {SERVERS[name]} files; ask for that format too")
-    if ("kserve" in asked) != (storage_uri is not None):
+    if ("kserve" in asked) != bool(storage_uri):
         raise UsageError(
             "kserve fetches its repository from a place: --deploy kserve and --storage-uri belong together"
         )
@@ -75,7 +78,7 @@ def write_repositories(artefact: Path, servers: Iterable[str], *, storage_uri: s
 
 def model_names(card: Card, kind: str) -> dict[str, str]:
     """Precision of a graph of this format -> what a server calls it: the weights' name, -int8 behind that of INT8."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", card.weights.name).strip("-.") or "model"
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", card.weights.name).strip("-.")[:_MODEL_NAME] or "model"
     precisions = [each for each in card.graphs[kind] if each != FEATURES]
     return {each: name if each == "f32" else f"{name}-{each}" for each in precisions}
 
@@ -119,7 +122,9 @@ def _write_ovms(artefact: Path, card: Card, repository: Path) -> None:
     for precision, name in model_names(card, "openvino").items():
         _link(artefact, card.graphs["openvino"][precision].files, repository / name / "1")
         # without the precision it would compute in bf16 where the processor has that, which is not what was measured
-        plugin = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        plugin: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if precision in ANY_SIZE.values():  # or it would keep what it prepares for each size of pictures
+            plugin["CPU_RUNTIME_CACHE_CAPACITY"] = 0
         models.append({"config": {"name": name, "base_path": name, "plugin_config": plugin}})
     text = json.dumps({"model_config_list": models}, indent=2)
     (repository / "config.json").write_text(f"{text}\n", encoding="utf-8")
@@ -127,9 +132,9 @@ def _write_ovms(artefact: Path, card: Card, repository: Path) -> None:
 
 def _service(card: Card, storage_uri: str) -> str:
     """The names in YAML are written as in JSON, which is YAML too."""
-    called = (
-        re.sub(r"[^a-z0-9]+", "-", next(iter(model_names(card, "onnx").values())).lower()).strip("-")[:63].strip("-")
-    )
+    called = re.sub(r"[^a-z0-9]+", "-", next(iter(model_names(card, "onnx").values())).lower()).strip("-")
+    called = called if re.match("[a-z]", called) else f"model-{called}"
+    called = called[:_KSERVE_NAME].strip("-")
     return f"""apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -69,23 +70,51 @@ def identity(folder: Path, px: int) -> Path:
         ("paddleclas", "shorter-side", 77, 50, (62, 40), (15, 4)),  # 61.6, rounded
         ("paddleclas", "shorter-side", 80, 101, (40, 50), (4, 9)),  # 50.5, to the even 50
         ("paddleclas", "shorter-side", 80, 103, (40, 52), (4, 10)),  # 51.5, to the even 52
-        ("torchvision", "squash", 90, 33, (40, 40), (4, 4)),
+        ("torchvision", "squash", 33, 90, (40, 40), (4, 4)),
         ("torchvision", "shorter-side", 40, 40, (40, 40), (4, 4)),
     ],
 )
-def test_pixels_are_pillows_within_two_levels(tmp_path, resampler, rounding, fit, height, width, size, crop) -> None:
+def test_pixels_are_pillows_within_a_level(tmp_path, resampler, rounding, fit, height, width, size, crop) -> None:
     preprocess = Preprocess(crop_px=32, resize_px=40, fit=fit, resampler=resampler, rounding=rounding)
     write_any_size(identity(tmp_path, 32), tmp_path / "any.xml", preprocess, halved=False)
     compiled = openvino().Core().compile_model(tmp_path / "any.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    # a bicubic filter overshoots, and what Pillow cuts off between rows and columns OpenVINO cuts off at the end
-    darkest, brightest = (0, 256) if resampler == "pillow-bilinear" else (64, 192)
-    noise = np.random.default_rng(0).integers(darkest, brightest, (height, width, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     met = compiled([noise[None]])[0][0]
     method = Image.Resampling[resampler.removeprefix("pillow-").upper()]
     apart = np.abs(met - through_pillow(noise, size, method, crop, 32))
     assert met.shape == (32, 32, 3)
-    assert apart.max() <= 2
-    assert (apart > 0).mean() < 0.25  # most where a size is halved, and a mean lies between two levels
+    assert apart.max() <= 1
+    assert (apart > 0).mean() < 0.05  # most where weights are plain fractions, whose sums end in a half
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(60, 81, (40, 54)), (30, 47, (40, 62)), (80, 160, (40, 80))])
+def test_pixels_are_opencvs_within_a_level(tmp_path, height, width, size) -> None:
+    preprocess = Preprocess(crop_px=32, resize_px=40, resampler="opencv-bilinear")
+    write_any_size(identity(tmp_path, 32), tmp_path / "any.xml", preprocess, halved=False)
+    compiled = openvino().Core().compile_model(tmp_path / "any.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    resized = cv2.resize(noise, size[::-1], interpolation=cv2.INTER_LINEAR)
+    top, left = ((side - 32) // 2 for side in size)  # none of them odd by two
+    apart = np.abs(compiled([noise[None]])[0][0] - resized[top : top + 32, left : left + 32])
+    assert apart.max() <= 1
+    assert (apart > 0).mean() < 0.2  # its weights have 11 bits
+
+
+def test_many_sizes_take_little_more_memory_than_a_few(made) -> None:
+    """In a process of its own: what is resident after 40 sizes, beside what was after 5."""
+    script = f"""
+import anabranch, numpy as np
+predict = anabranch.open_any_size({str(made)!r}).predict
+def resident():
+    return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0])
+for number in range(40):
+    predict(np.zeros((1, 375 + number, 500 + 2 * number, 3), np.uint8))
+    if number in (4, 39):
+        print(resident())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    few, many = map(int, done.stdout.split())
+    assert many - few < 100_000  # kB; OpenVINO's own Interpolate keeps 30,000 for each size
 
 
 @pytest.mark.parametrize("precision", ["f32", "int8"])
@@ -136,7 +165,7 @@ def test_a_graph_of_another_net_than_the_cards_is_refused(made, tmp_path) -> Non
 @pytest.mark.parametrize(
     ("preprocess", "formats", "why"),
     [
-        (Preprocess(crop_px=32, resize_px=40, resampler="opencv-bilinear"), ["openvino"], "not resize as opencv-bili"),
+        (Preprocess(crop_px=32, resize_px=40, resampler="opencv-bicubic"), ["openvino"], "resizes as opencv-bicubic"),
         (Preprocess(crop_px=32, resize_px=30), ["openvino"], "resize_px = 30 is below crop_px = 32"),
         (Preprocess(crop_px=32, resize_px=40), ["onnx"], "written for openvino"),
     ],

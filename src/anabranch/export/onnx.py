@@ -16,7 +16,7 @@ from torch import Tensor
 from anabranch.export.fold import folded, folded_tensors, hollow
 from anabranch.export.graph import PixelsToFeatures, PixelsToLogits
 
-OPSET = 20
+OPSET, IR_VERSION = 18, 8  # the newest that ONNX Runtime 1.14 reads, in servers that are older than what wrote them
 INPUT, OUTPUT, EMBEDDING = "pixels", "logits", "embedding"
 
 # A protobuf message ends at 2 GB; the weights of larger nets go into a file beside it, named like it with ".data".
@@ -42,6 +42,7 @@ def write_onnx(graph: PixelsToLogits | PixelsToFeatures, path: Path, *, size_px:
         assert not weights, f"the traced graph lacks {', '.join(weights)}"
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()  # stack traces with the paths of this machine
+        program.model.ir_version = IR_VERSION
         held = [value.const_value for value in program.model.graph.initializers.values()]
         external = sum(tensor.nbytes for tensor in held if tensor is not None) > EXTERNAL_DATA_FROM_BYTES
         data = f"{path.name}.data" if external else None

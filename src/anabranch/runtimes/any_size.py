@@ -26,8 +26,18 @@ class AnySize:
         self._graph = graph
 
     def predict(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, H, W, 3) RGB, any H and W -> (N, K) logits, within what `card.agreement` says. Raises UsageError."""
+        """(N, H, W, 3) RGB, any H and W -> (N, K) logits, within what `card.agreement` says.
+
+        Raises UsageError, also for pictures so long and narrow that the graph's whole numbers would overflow.
+        """
         check_pictures(pictures, "a graph of any size")
+        stored = pictures.shape[1:3]
+        resized = self.card.preprocess.resized(*stored)
+        if any(2 * (before + 1) * (after + 1) >= 1 << 31 for before, after in zip(stored, resized, strict=True)):
+            raise UsageError(
+                f"pictures of {stored[1]} x {stored[0]} pixels are too narrow for a graph of any size, which would "
+                f"make {resized[1]} x {resized[0]} of them; crop them first"
+            )
         return self._graph(pictures)[0]
 
 
@@ -51,7 +61,7 @@ def open_any_size(
             f"{folder} holds no graph in {precision} that resizes by itself; export the net again with --any-size"
         )
     files = checked_files(folder, held.files, verify=verify)
-    graph = OpenVinoGraph(files, precision=precision, threads=threads)
+    graph = OpenVinoGraph(files, precision=precision, threads=threads, keeps_sizes=False)
     if graph.takes != (None, None, None, 3) or graph.gives[0][1:] != (card.num_classes,):
         raise ArtefactError(
             f"{graph.path} takes {graph.takes} and gives {graph.gives[0]}; the card says (N, H, W, 3) and "

@@ -46,13 +46,24 @@ class OpenVinoPredictor:
 class OpenVinoGraph:
     """One input and all outputs of a graph's files. One request per calling thread."""
 
-    def __init__(self, files: dict[str, Path], *, precision: str, threads: int | None, streams: int = 1):
+    def __init__(
+        self,
+        files: dict[str, Path],
+        *,
+        precision: str,
+        threads: int | None,
+        streams: int = 1,
+        keeps_sizes: bool = True,
+    ):
+        """`keeps_sizes`: what is prepared for each size of pictures is kept, 0.7 MB for each, up to gigabytes."""
         self.path = file_ending(files, ".xml")
         core = openvino().Core()
         want_offered(core, precision)
         # Without a precision by name OpenVINO takes bf16 wherever the processor has it. What is INT8 the graph says.
         hint = "f32" if precision == "int8" else precision
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        if not keeps_sizes:
+            config["CPU_RUNTIME_CACHE_CAPACITY"] = 0
         if streams > 1:
             config |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams}
         if threads is not None:
