@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -42,7 +44,7 @@ PUBLISHED = {
     "paddleclas-vd": Published(200, 256, 0.1, 1e-4, "resnext50d_32x4d", 79.56, "resnext50d_32x4d.paddle_in1k"),
     # DeepLearningExamples PyTorch/Classification/ConvNets/configs.yml, resnext101-32x4d
     "nvidia": Published(90, 1024, 1.024, 6.103515625e-05, "resnext101_32x4d", 79.4, None),
-    # the command in pytorch/vision pull request 5935: 8 x 128
+    # pytorch/vision issue 3995, "new recipe", which the weights name as theirs: 8 x 128
     "torchvision-600": Published(600, 1024, 0.5, 2e-5, "resnext50_32x4d", 81.198, "resnext50_32x4d.tv2_in1k"),
     # Wightman et al. 2021, table 2
     "rsb-a1": Published(600, 2048, 5e-3, 0.01, "resnext50_32x4d", 80.53, "resnext50_32x4d.a1_in1k"),
@@ -57,6 +59,95 @@ PUBLISHED = {
     "fixres": Published(56, 512, 8e-3, 1e-4, "resnet50", 79.0, "resnet50.fb_fixres_in1k"),
     # Xie et al. 2017, section 5.3 and table 7: 100 - 17.77
     "cifar100": Published(300, 128, 0.1, 5e-4, "resnext29_8x64d", 82.23, None),
+}
+
+NONE: dict[str, Any] = {  # what a recipe has that says nothing of it
+    "augment.flip": 0.5,
+    "augment.mixup": 0.0,
+    "augment.cutmix": 0.0,
+    "augment.erase": 0.0,
+    "augment.policy": "none",
+    "augment.side_px": (),
+    "data.repeats": 1,
+    "input.crop_px": 224,
+    "net.drop_path": 0.0,
+    "optimise.decay_norms": True,
+    "optimise.ema_decay": 0.0,
+    "optimise.label_smoothing": 0.0,
+    "optimise.loss": "cross-entropy",
+    "optimise.momentum": 0.9,
+    "optimise.nesterov": False,
+    "optimise.optimiser": "sgd",
+    "optimise.schedule": "cosine",
+    "optimise.warmup_epochs": 0.0,
+}
+STEPS = {"optimise.schedule": "step", "optimise.step_epochs": (30, 60, 90)}
+RSB = {
+    "augment.cutmix": 1.0,
+    "augment.policy": "randaugment",
+    "augment.policy_ops": 2,
+    "augment.policy_spread": 0.5,
+    "input.resize_px": 235,  # 224 / 0.95, rounded down
+    "optimise.decay_norms": False,
+    "optimise.loss": "binary",
+    "optimise.momentum": ANY,  # LAMB has none
+    "optimise.nesterov": ANY,
+    "optimise.optimiser": "lamb",
+    "optimise.warmup_epochs": 5.0,
+}
+SSLD = {"distil.loss": "js", "distil.teacher_norms": "batch", "distil.labels": 0.0, "optimise.warmup_epochs": 5.0}
+SETTINGS: dict[str, dict[str, Any]] = {  # the same publishers' other ones, where they are not NONE
+    "classic": STEPS,
+    "paddleclas-plain": STEPS,
+    "paddleclas-vd": {"augment.mixup": 0.2, "optimise.label_smoothing": 0.1},
+    "nvidia": {
+        "optimise.decay_norms": False,
+        "optimise.label_smoothing": 0.1,
+        "optimise.momentum": 0.875,
+        "optimise.warmup_epochs": 8.0,
+    },
+    "torchvision-600": {
+        "augment.cutmix": 1.0,
+        "augment.erase": 0.1,
+        "augment.mixup": 0.2,
+        "augment.policy": "trivialaugment",
+        "input.resize_px": 232,
+        "optimise.decay_norms": False,
+        "optimise.ema_decay": pytest.approx(1 - (1 - 0.99998) * 1024 * 32 / 600, abs=1e-6),
+        "optimise.label_smoothing": 0.1,
+        "optimise.warmup_epochs": 5.0,
+    },
+    "rsb-a1": {
+        **RSB,
+        "augment.mixup": 0.2,
+        "augment.policy_magnitude": 7.0,
+        "data.repeats": 3,
+        "net.drop_path": 0.05,
+        "optimise.label_smoothing": 0.1,
+    },
+    "rsb-a2": {
+        **RSB,
+        "augment.mixup": 0.1,
+        "augment.policy_magnitude": 7.0,
+        "data.repeats": 3,
+        "net.drop_path": 0.05,
+    },
+    "rsb-a3": {**RSB, "augment.mixup": 0.1, "augment.policy_magnitude": 6.0, "augment.side_px": ((0, 160),)},
+    "ssld-stage1": SSLD,
+    "ssld-stage2": SSLD,
+    "fixres": {
+        "augment.crop": "tested",
+        "augment.flip": 0.0,
+        "input.crop_px": 384,
+        "optimise.schedule": "step",
+        "optimise.step_epochs": (30,),
+    },
+    "cifar100": {
+        "input.crop_px": 32,
+        "optimise.nesterov": True,  # facebook/fb.resnet.torch, train.lua
+        "optimise.schedule": "step",
+        "optimise.step_epochs": (150, 225),
+    },
 }
 
 
@@ -104,6 +195,8 @@ def test_a_published_recipe_has_the_settings_that_were_published(name: str) -> N
     assert (recipe.optimise.epochs, recipe.optimise.batch) == (published.epochs, published.batch)
     assert scaled_lr(recipe.optimise) == pytest.approx(published.lr)
     assert recipe.optimise.weight_decay == pytest.approx(published.weight_decay)
+    for key, wanted in (NONE | SETTINGS[name]).items():
+        assert reduce(getattr, key.split("."), recipe) == wanted, key
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
