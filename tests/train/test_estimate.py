@@ -166,3 +166,29 @@ def test_a_plan_counts_steps_and_pictures() -> None:
 
 def test_the_processor_is_named_with_its_threads() -> None:
     assert str(torch.get_num_threads()) in device_name(CPU)
+
+
+def test_epochs_of_smaller_pictures_count_by_their_own_steps(tmp_path: Path) -> None:
+    large, small = (Clocked(reading=0.0, computing=lambda step, each=each: each) for each in (4.0, 1.0))
+    small.now = large.now
+
+    def shared(parts: Clocked) -> Parts[str]:
+        def step(batch: str) -> int:
+            large.now += parts.computing(0)
+            return 32
+
+        return Parts(fetch=large.fetch, step=step, test=large.test, held=dict)
+
+    smaller = [(shared(small), 0.6)]
+    found = estimate(plan(), shared(large), tmp_path, CPU, smaller=smaller, clock=lambda: large.now)
+    assert found.whole.seconds == 4.0
+    assert found.mean_step.seconds == pytest.approx(0.4 * 4 + 0.6 * 1)
+    assert found.run_seconds == pytest.approx(500 * (0.4 * 4 + 0.6 * 1))
+
+
+def test_the_best_epochs_weights_are_tested_once_more(tmp_path: Path) -> None:
+    last, best = (
+        Clocked(reading=0.0, computing=lambda step: 1.0, testing=1.0).estimate(plan(result=result), tmp_path)
+        for result in ("last", "best")
+    )
+    assert (last.run_seconds, best.run_seconds) == (500 + 5 * 3, 500 + 6 * 3)

@@ -205,3 +205,15 @@ def test_too_few_pictures_show_int8_no_ranges(net, coloured, kept) -> None:
 
 
 # ---- The head ------------------------------------------------------------------------------------------------------
+
+
+def test_features_that_cannot_be_kept_are_there_all_the_same(net, coloured, tmp_path) -> None:
+    features(net, open_labelled(coloured), INPUT, cache=tmp_path)
+    (file,) = (tmp_path / "features").iterdir()
+    file.unlink()
+    file.parent.rmdir()
+    file.parent.write_bytes(b"a file in the way")
+    met = features(net, open_labelled(coloured), INPUT, cache=tmp_path)
+    assert len(met.values) == COUNT
+    assert met.not_kept is not None
+    assert met.not_kept.startswith(f"{file}: cannot be written (")

@@ -23,8 +23,11 @@ from anabranch.errors import CheckpointError, DatasetError, ImageError, RecipeEr
 from anabranch.images.labelled import open_labelled
 from anabranch.nets.load import load_trained
 from anabranch.nets.store import read_tensors
+from anabranch.train.data import Share
 from anabranch.train.loop import rehearse, train
 from anabranch.train.recipe import read_recipe
+from anabranch.train.score import Answers, answers
+from anabranch.train.student import Student
 from anabranch.train.tables import Recipe
 from anabranch.train.team import Team
 
@@ -151,6 +154,27 @@ def test_processes_that_read_different_numbers_of_pictures_do_not_wait_for_ever(
     told = [*sets, "data.unreadable=0.5", "optimise.accumulate=4", "net.sync_norms=true", "optimise.epochs=2"]
     words = [word for each in told for word in ("--set", each)]
     assert _run(tiny, tmp_path / "run", *words, processes=2).wait(timeout=120) == 0, (tmp_path / "run.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_picture_counts_the_same_in_whichever_process_it_is_read(tiny: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(48):
+        path = tmp_path / "set" / ("left", "right")[index % 2] / f"{index:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
+        if index % 3 == 0:
+            path.write_bytes(b"no picture")
+    sets = [f"data.{part}={{path='{tmp_path / 'set'}'}}" for part in ("train", "test")]
+    quiet = ["net.dropout=0.0", "net.drop_path=0.0", "net.sync_norms=true", "augment.mixup=0.0", "optimise.lr=0.05"]
+    words = [word for each in [*sets, *quiet, "data.unreadable=0.5"] for word in ("--set", each)]
+    losses = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        assert _run(tiny, folder, *words, processes=processes).wait() == 0, folder.with_suffix(".log").read_text()
+        lines = (folder / "history.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["test_loss"] for line in lines])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.slow
@@ -333,7 +357,7 @@ def test_weights_are_not_looked_for_by_a_run_that_does_not_go_on(tiny: Path, tmp
     plain = "optimise.label_smoothing=0.0"  # of no use to a teacher without labels
     train(read_recipe(tiny, smoke=True, overrides=[f"{key}=random", plain]), tmp_path / "run")
     other = read_recipe(tiny, overrides=[f"{key}=nowhere/model.safetensors", plain, "optimise.batch=1000"])
-    with pytest.raises(RecipeError, match=rf"not be the same run: .*{key} was 'random', is 'nowhere/"):
+    with pytest.raises(RecipeError, match=r"not be the same run: .*optimise\.batch was 16, is 1000"):
         train(other, tmp_path / "run", resume=True, locate=never)
 
 
@@ -652,7 +676,8 @@ def test_a_run_does_not_go_on_with_another_teacher_in_the_place_of_the_first(tin
         RecipeError, match=r"not be the same run: distil\.teacher, as a hash, was '\w+', is '\w+'\. Go on"
     ):
         train(recipe, tmp_path / "halves", resume=True)
-    shutil.copy(one, tmp_path / "teacher.safetensors")
+    moved = shutil.copy(one, tmp_path / "moved.safetensors")
+    recipe = read_recipe(tiny, overrides=[f"distil.teacher='{moved}'", "distil.labels=0.5"])
     assert _tensors(train(recipe, tmp_path / "halves", resume=True)) == _tensors(whole)
 
 
@@ -670,6 +695,63 @@ def test_a_rehearsal_says_what_a_run_takes_and_writes_nothing(tiny: Path, tmp_pa
     assert found.plan.num_pictures == 70
     assert 0 < found.epoch_seconds < found.run_seconds
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("sides", "tried"), [("[[2, 8]]", {12, 8}), ("[[0, 8], [1, 12]]", {12, 8}), ("[[0, 8]]", {8}), ("[]", {12})]
+)
+def test_a_rehearsal_tries_every_side_that_pictures_will_have(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sides: str, tried: set[int]
+) -> None:
+    met = []
+    step = Student.step
+
+    def noted(student: Student, share: Share, number: int, lr: float) -> float:
+        met.append(share.pixels.shape[1])
+        return step(student, share, number, lr)
+
+    monkeypatch.setattr(Student, "step", noted)
+    told = [f"augment.side_px={sides}", "augment.crop='random-resized'", "augment.pad_px=0"]
+    found = rehearse(read_recipe(tiny, overrides=told), tmp_path / "run")
+    assert set(met) == tried
+    assert met[0] == max(tried)  # whose memory and step are told
+    assert (found.mean_step == found.whole) == (len(tried) == 1)
+
+
+def test_a_rehearsals_test_keeps_every_worker_busy(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def noted(*told: Any, at_once: int) -> Answers:
+        asked.append(at_once)
+        return answers(*told, at_once=at_once)
+
+    monkeypatch.setattr("anabranch.train.loop.answers", noted)
+    rehearse(read_recipe(tiny, overrides=["run.workers=4"]), tmp_path / "run")
+    assert set(asked) == {256 // 8}
+
+
+@pytest.mark.parametrize(("result", "times"), [("last", 3), ("best", 4), ("average", 4)])
+def test_the_last_epochs_answers_are_not_asked_for_twice(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: str, times: int
+) -> None:
+    asked = []
+
+    def noted(*told: Any) -> Answers:
+        asked.append(told)
+        return answers(*told)
+
+    monkeypatch.setattr("anabranch.train.loop.answers", noted)
+    keep = ["run.keep=2"] if result == "average" else []
+    path = train(read_recipe(tiny, overrides=[f"run.result={result}", *keep]), tmp_path / "run")
+    assert len(asked) == times
+    with np.load(
+        tmp_path / "run/answers.npz"
+    ) as written:  # the oracle: the checkpoint that was written, on all pictures
+        data = open_labelled(tiny.parent, split="test")
+        pixels = torch.stack([torch.from_numpy(data.picture(i).copy()) for i in range(len(data))])
+        with torch.inference_mode():
+            wanted = load_trained(path).net((pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
+        np.testing.assert_allclose(written["logits"], wanted.numpy(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kept", [["run.keep=3"], ["run.result=best"]])

@@ -65,9 +65,9 @@ def page(folder: Path, picture: PictureOf) -> Path:
     need("matplotlib", extra="report")
     run = read_run(folder)
     if run.multi_label:
-        parts = [_head(run), _curves(run.history), _worst(run, picture), _precisions(run)]
+        parts = [_head(run), _curves(run), _worst(run, picture), _precisions(run)]
     else:
-        parts = [_head(run), _curves(run.history), _confused(run), _worst(run, picture), _classes(run)]
+        parts = [_head(run), _curves(run), _confused(run), _worst(run, picture), _classes(run)]
     text = _document(str(run.recipe["name"]), "\n".join(parts))
     path = folder / "report.html"
     with replacing_file(path) as partial:
@@ -108,13 +108,16 @@ def _head(run: TrainingRun) -> str:
     )
 
 
-def _curves(history: Sequence[Mapping[str, Any]]) -> str:
+def _curves(run: TrainingRun) -> str:
     """Loss and score over the epochs, or over the weight decays that a probe tried."""
-    last = history[-1]
+    history, last = run.history, run.history[-1]
     if "tried" not in last:
         scores = {"top-1": "top1", "top-5": "top5"} if "top1" in last else {"mAP": "map", "F1": "f1"}
+        losses: dict[str, dict[str, str]] = {"loss": {"training": "loss", "test": "test_loss"}}
+        if run.recipe.get("distil"):  # lowered is the distance from a teacher, tested are the labels
+            losses = {"distance from the teacher": {"": "loss"}, "loss on the test pictures": {"": "test_loss"}}
         panels = {
-            "loss": {"training": "loss", "test": "test_loss"},
+            **losses,
             "score on the test pictures, %": scores,
             "learning rate": {"": "lr"},
         }

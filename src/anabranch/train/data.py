@@ -8,7 +8,7 @@ A worker crops; the numbers that decide the rest are drawn by it too, and travel
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -25,7 +25,7 @@ from anabranch.images.labelled import Labelled
 from anabranch.images.preprocess import Preprocess
 from anabranch.train.augment import num_draws
 from anabranch.train.sets import truth
-from anabranch.train.tables import Augment
+from anabranch.train.tables import Augment, Recipe
 
 _SHARDS_AT_ONCE = 4  # whose pictures are mixed: each read from one end to the other, more or less
 
@@ -85,6 +85,11 @@ def _times_before(indices: NDArray[np.int64]) -> NDArray[np.int64]:
 def side_at(recipe: Augment, epoch: int, crop_px: int) -> int:
     """The side of training pictures in epoch 0, 1, ...: the recipe's latest, `crop_px` before the first of them."""
     return next((side for first, side in sorted(recipe.side_px, reverse=True) if first <= epoch), crop_px)
+
+
+def sides(recipe: Recipe) -> Counter[int]:
+    """Every side that training pictures have, and for how many epochs."""
+    return Counter(side_at(recipe.augment, epoch, recipe.input.crop_px) for epoch in range(recipe.steps.epochs))
 
 
 def random_resized_crop(

@@ -24,6 +24,7 @@ from anabranch.nets.store import tensors_sha256
 from anabranch.runtimes.open import open_model
 from anabranch.runtimes.predictor import Predictor
 from anabranch.train.classes import columns
+from anabranch.train.data import sides
 from anabranch.train.losses import js, kl
 from anabranch.train.tables import RANDOM, Distil, Recipe
 
@@ -72,7 +73,7 @@ def open_teacher(
         predictor = open_model(distil.teacher)
         _want_one_class(distil.teacher, multi_label=predictor.card.multi_label)
         columns = _columns(predictor.card.labels, class_names, teacher=distil.teacher)
-        for side_px in {side_px for _, side_px in recipe.augment.side_px} or {student.crop_px}:
+        for side_px in sides(recipe):
             _check_side(predictor, side_px, teacher=distil.teacher)
         return ArtefactTeacher(predictor, columns, student=student, name=distil.teacher)
     path, like = locate(distil.teacher)

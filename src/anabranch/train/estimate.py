@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -87,13 +87,23 @@ class Timed:
         variance = sum((each - mean) ** 2 for each in seconds) / (len(seconds) - 1)
         return cls(mean, 2 * math.sqrt(variance / len(seconds)), len(seconds))
 
+    @classmethod
+    def mean(cls, parts: Sequence[tuple[Timed, float]]) -> Timed:
+        """Over things that were timed, each with its share of the whole."""
+        return cls(
+            sum(share * each.seconds for each, share in parts),
+            math.hypot(*(share * each.error for each, share in parts)),
+            sum(each.times for each, _ in parts),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """What a run will take, by steps that this process timed."""
 
     plan: Plan
-    whole: Timed  # a step as the run does it: a batch is waited for, then learnt from
+    whole: Timed  # a step as the run does it, of its largest pictures: a batch is waited for, then learnt from
+    mean_step: Timed  # the same, over the sides that pictures have in the run's epochs
     reading: Timed  # a batch, while nothing else goes on
     computing: Timed  # a step on a batch at hand
     test_seconds: float  # all test pictures once
@@ -105,18 +115,19 @@ class Estimate:
 
     @property
     def epoch_seconds(self) -> float:
-        """Without its test."""
-        return self.plan.steps_per_epoch * self.whole.seconds
+        """In the mean, without its test."""
+        return self.plan.steps_per_epoch * self.mean_step.seconds
 
     @property
     def run_seconds(self) -> float:
         """From the plan's step to the end, tests included; writing checkpoints is not."""
         left = self.plan.steps - self.plan.step
-        return left * self.whole.seconds + math.ceil(left / self.plan.steps_per_epoch) * self.test_seconds
+        tests = math.ceil(left / self.plan.steps_per_epoch) + (self.plan.recipe.run.result != "last")
+        return left * self.mean_step.seconds + tests * self.test_seconds
 
     @property
     def run_error(self) -> float:
-        return (self.plan.steps - self.plan.step) * self.whole.error
+        return (self.plan.steps - self.plan.step) * self.mean_step.error
 
     @property
     def waits_for_pictures(self) -> bool:
@@ -134,13 +145,15 @@ def estimate(
     folder: Path,
     device: torch.device,
     *,
+    smaller: Sequence[tuple[Parts[Batch], float]] = (),
     seconds: float = 30.0,
     agreed: Callable[[float], float] = lambda seconds: seconds,
     clock: Callable[[], float] = perf_counter,
 ) -> Estimate:
     """Try the parts of a run for about `seconds`, at least three times each, and say what the whole will take.
 
-    Every process of a team calls this; `agreed` gives each the same of a figure (its mean), so that all do as many
+    parts: with the largest pictures of the run; smaller: with each other side, and the share of the epochs that have
+    it. Every process of a team calls this; `agreed` gives each the same of a figure (its mean), so that all do as many
     steps. `folder`, which need not exist yet, is only asked how much room it has.
     """
 
@@ -161,9 +174,13 @@ def estimate(
     computing = Timed.of(timed(lambda: parts.step(batch), times))
     timed(parts.fetch, ahead)
     reading = Timed.of(timed(parts.fetch, times))
-    timed(lambda: parts.step(parts.fetch()), _WARM_UP)
-    whole = Timed.of(timed(lambda: parts.step(parts.fetch()), times))
 
+    def timed_whole(parts: Parts[Batch]) -> Timed:
+        timed(lambda: parts.step(parts.fetch()), _WARM_UP)
+        return Timed.of(timed(lambda: parts.step(parts.fetch()), times))
+
+    whole = timed_whole(parts)
+    others = [(timed_whole(each), share) for each, share in smaller]
     tested_at_once = parts.test()
     tested = Timed.of(timed(parts.test, _FEWEST))
     checkpoint_bytes = sum(tensor.numel() * tensor.element_size() for tensor in parts.held().values())
@@ -175,6 +192,7 @@ def estimate(
     return Estimate(
         plan=plan,
         whole=whole,
+        mean_step=Timed.mean([(whole, 1 - sum(share for _, share in smaller)), *others]),
         reading=reading,
         computing=computing,
         test_seconds=tested.seconds * plan.num_tested / tested_at_once,

@@ -19,6 +19,7 @@ from torch import nn
 
 from anabranch.arch import arch_to_json
 from anabranch.calibration import Pictures
+from anabranch.disk import unwritable
 from anabranch.engines import openvino
 from anabranch.errors import ArtefactError, CheckpointError, DatasetError, ExportError, ImageError, need
 from anabranch.images.labelled import Labelled, place_of
@@ -46,6 +47,7 @@ class Features:
     values: NDArray[np.float32]  # (n, C)
     indices: NDArray[np.int64]  # (n,), of each row's picture in its set: all those that could be read
     unreadable: tuple[tuple[str, str], ...]  # name and reason
+    not_kept: str | None = None  # why the next one will look again
 
 
 def features(
@@ -75,14 +77,25 @@ def features(
         engine = _engine(frozen, preprocess, folder, precision=precision, data=data)
         known = _computed(engine, data, unreadable, report)
         _check(engine, frozen, data, known, _TOLERANCE[precision])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {"values": torch.from_numpy(known.values), "indices": torch.from_numpy(known.indices)}
-        write_tensors(path, tensors, {"kind": _KIND, "unreadable": known.unreadable})
+        known = replace(known, not_kept=_keep(path, known))
     place = place_of(data)  # which may be another one than where the same pictures lay before
     known = replace(known, unreadable=tuple((name, place + reason) for name, reason in known.unreadable))
     want_few([reason for _, reason in known.unreadable], len(data), unreadable, kind="of its")
     report(len(data))
     return known
+
+
+def _keep(path: Path, known: Features) -> str | None:
+    """Write the features to the cache; if that fails, why: what was looked at for hours is not lost for it."""
+    tensors = {"values": torch.from_numpy(known.values), "indices": torch.from_numpy(known.indices)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, tensors, {"kind": _KIND, "unreadable": known.unreadable})
+    except OSError as error:
+        return str(unwritable(path, error))
+    except CheckpointError as error:
+        return str(error)
+    return None
 
 
 def chosen_precision(wanted: str) -> str:

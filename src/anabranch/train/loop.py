@@ -21,6 +21,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,20 @@ from anabranch.images.labelled import place_of
 from anabranch.nets.count import count
 from anabranch.nets.load import Trained, load_trained, save_trained
 from anabranch.train import checkpoint
-from anabranch.train.data import Crops, Share, batches, order, side_at
+from anabranch.train.data import Crops, Share, batches, order, side_at, sides
 from anabranch.train.distil import Locate
 from anabranch.train.estimate import Estimate, Parts, Plan, device_name, estimate
 from anabranch.train.logs import Logs, write_answers, write_text
 from anabranch.train.optimise import averaged, rate, scaled_lr
-from anabranch.train.score import answers, figures, yardstick
+from anabranch.train.score import Answers, answers, figures, judged, yardstick
 from anabranch.train.sets import Sets, doubts, open_sets, want_few
 from anabranch.train.student import Student
 from anabranch.train.tables import Recipe
 from anabranch.train.team import Team
 
 RESULT = "model.safetensors"
+
+_TESTED = 256  # pictures, of which a rehearsal tells how long a test takes
 
 Report = Callable[[Mapping[str, Any]], None]  # called after every step and every epoch, by the leading process alone
 
@@ -107,6 +110,7 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
     started = time.monotonic() - progress.seconds
     place = place_of(sets.shown)
     logs = Logs(folder, tensorboard=run.tensorboard and team.leads, step=progress.step)
+    met: Answers | None = None  # of the last epoch
     while (epoch := len(progress.history)) < wanted.epochs and not _is_over(recipe, progress):
         first = progress.step - epoch * steps_per_epoch
         crops.side_px = side_at(recipe.augment, epoch, recipe.input.crop_px)
@@ -153,8 +157,8 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
         team.share(mean.state)  # each process has norms' statistics of its own
         if team.leads:
             checkpoint.save(last, fixed, progress, student.learner)  # whatever becomes of the test
-        met = answers(net, mean.state, recipe, sets, team)
-        scores = figures(met)
+        met = answers(judged(net, mean.state, team), recipe, sets, team)
+        scores = figures(met, wanted.loss)
         _want_number(scores["test_loss"], recipe, progress.step)
         unreadable = [*(place + line for line in progress.unreadable), *met.unreadable]
         line = {
@@ -185,7 +189,8 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
     team.share(state)
     if team.leads:
         save_trained(result, _trained(student, recipe, sets), state)
-    met = answers(net, state, recipe, sets, team)
+    if met is None or run.result != "last":
+        met = answers(judged(net, state, team), recipe, sets, team)
     if team.leads:
         names = [sets.tested.names[index] for index in met.indices]
         write_answers(folder, met.logits, met.labels, met.indices, names=names, class_names=sets.class_names)
@@ -197,13 +202,13 @@ def rehearse(recipe: Recipe, folder: Path, *, locate: Locate = a_path) -> Estima
     """Try a few steps of the recipe and say what the whole run will take. Nothing is written. Raises as `train`."""
     with Team() as team:
         sets = open_sets(recipe.data)
-        crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=recipe.run.seed)
-        crops.side_px = max((side for _, side in recipe.augment.side_px), default=crops.side_px)
         steps_per_epoch = _steps_per_epoch(recipe, len(sets.shown), team.processes)
         student = Student(recipe, sets.class_names, team, locate=locate)
         plan = _plan(recipe, sets, team, steps_per_epoch, 0)
 
-        def shares() -> Iterator[Share]:
+        def shares(side_px: int) -> Iterator[Share]:
+            crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=recipe.run.seed)
+            crops.side_px = side_px
             while True:
                 yield from _epoch(recipe, crops, team, epoch=0, steps=steps_per_epoch)
 
@@ -211,18 +216,23 @@ def rehearse(recipe: Recipe, folder: Path, *, locate: Locate = a_path) -> Estima
             student.step(share, 0, 0.0)
             return len(share.labels)
 
-        few = recipe.model_copy(update={"run": recipe.run.model_copy(update={"test_pictures": 256})})
+        few = recipe.model_copy(update={"run": recipe.run.model_copy(update={"test_pictures": _TESTED})})
+        tested = judged(student.net, student.learner.mean.state, team)
 
         def test() -> int:
-            return len(answers(student.net, student.learner.mean.state, few, sets, team).indices)
+            at_once = max(1, _TESTED // (2 * max(1, recipe.run.workers)))  # so that no worker stands idle
+            return len(answers(tested, few, sets, team, at_once=at_once).indices)
 
-        coming = shares()
-        parts = Parts(fetch=lambda: next(coming), step=step, test=test, held=student.learner.tensors)
+        def parts(side_px: int) -> Parts[Share]:
+            return Parts(fetch=partial(next, shares(side_px)), step=step, test=test, held=student.learner.tensors)
 
         def agreed(seconds: float) -> float:
             return team.total(torch.tensor([seconds], dtype=torch.float64)).item() / team.processes
 
-        return estimate(plan, parts, folder, team.device, agreed=agreed)
+        epochs = sides(recipe)
+        largest = max(epochs)
+        smaller = [(parts(side), epochs[side] / epochs.total()) for side in epochs if side != largest]
+        return estimate(plan, parts(largest), folder, team.device, smaller=smaller, agreed=agreed)
 
 
 def _epoch(recipe: Recipe, crops: Crops, team: Team, *, epoch: int, steps: int, first: int = 0) -> Iterator[Share]:
@@ -282,7 +292,8 @@ def _steps_per_epoch(recipe: Recipe, pictures: int, processes: int) -> int:
 def _want_number(loss: float, recipe: Recipe, step: int) -> None:
     if not math.isfinite(loss):
         raise RecipeError(
-            f"step {step}: the loss is no longer a number; lower optimise.lr = {recipe.steps.lr}, or warm up longer"
+            f"step {step}: the loss is no longer a number; lower optimise.lr = {recipe.steps.lr}, or warm up longer, "
+            "in another folder: --out"
         )
 
 

@@ -36,6 +36,7 @@ class Probed:
     logits: NDArray[np.float32]  # (n, K), of the test pictures that could be read
     indices: NDArray[np.int64]  # (n,), theirs in their set
     unreadable: tuple[tuple[str, str], ...]  # name and reason, of the training pictures
+    not_kept: tuple[str, ...]  # why features are not in the cache, a line for each set
     precision: str  # in which the training pictures were looked at
     features_seconds: float  # of the training pictures
     head_seconds: float
@@ -106,6 +107,7 @@ def probe(
         logits=logits,
         indices=tested.indices,
         unreadable=shown.unreadable,
+        not_kept=tuple(each.not_kept for each in (shown, tested) if each.not_kept is not None),
         precision=precision,
         features_seconds=features_seconds,
         head_seconds=head_seconds,

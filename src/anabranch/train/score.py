@@ -20,7 +20,7 @@ from anabranch.train.sets import Sets, truth, want_few
 from anabranch.train.tables import Augment, Recipe
 from anabranch.train.team import Team
 
-_AT_ONCE = 256  # pictures, over all processes, if the device has the room
+_AT_ONCE = 256
 
 
 class Answers(NamedTuple):
@@ -44,32 +44,44 @@ def yardstick(recipe: Recipe) -> str:
     return "map" if recipe.data.multi_label else "top1"
 
 
-def figures(met: Answers) -> dict[str, float]:
-    """Top-1 and top-5, or of pictures with several labels mean average precision and F1, in percent; the mean loss."""
+def figures(met: Answers, loss: str) -> dict[str, float]:
+    """Top-1 and top-5, or of pictures with several labels mean average precision and F1, in percent; the mean loss.
+
+    loss: the recipe's, "cross-entropy" or "binary", here of plain labels: without smoothing, mixing and threshold.
+    """
     logits, labels = torch.from_numpy(met.logits).double(), torch.from_numpy(met.labels)
     if labels.ndim == 2:
         scores = {
             "map": float(np.nanmean(average_precisions(met.logits, met.labels))),
             "f1": f1(met.logits, met.labels),
         }
-        loss = F.binary_cross_entropy_with_logits(logits, labels.double())
     else:
         right = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         scores = {"top1": 100 * right[:, 0].double().mean().item(), "top5": 100 * right.any(1).double().mean().item()}
-        loss = F.cross_entropy(logits, labels)
-    return {**scores, "test_loss": loss.item(), "pictures": len(labels)}
+        labels = labels if loss == "cross-entropy" else F.one_hot(labels, logits.shape[1])
+    of_labels = F.cross_entropy if loss == "cross-entropy" else F.binary_cross_entropy_with_logits
+    mean = of_labels(logits, labels if labels.ndim == 1 else labels.double())
+    return {**scores, "test_loss": mean.item(), "pictures": len(labels)}
 
 
-def answers(net: Net, state: Mapping[str, Tensor], recipe: Recipe, sets: Sets, team: Team) -> Answers:
-    """What a net like `net` with the weights `state` answers: each picture to one process, all answers to each of them.
+def judged(net: Net, state: Mapping[str, Tensor], team: Team) -> Net:
+    """A net like `net` with the weights `state`, to be tested."""
+    judged = build(net.arch, num_classes=net.num_classes).to(team.device)
+    judged.load_state_dict(state)
+    return judged.eval()
 
-    Raises DatasetError where more pictures cannot be read than the recipe bears, or none can.
+
+def answers(judged: Net, recipe: Recipe, sets: Sets, team: Team, *, at_once: int = _AT_ONCE) -> Answers:
+    """What a net answers on the test pictures: each of them to one process, all answers to each of these.
+
+    at_once: the pictures of a batch over all processes, if the device has the room. Raises DatasetError where more
+    pictures cannot be read than the recipe bears, or none can.
     """
     few = looked_at(recipe, sets)
-    logits = torch.zeros(len(few), net.num_classes)
+    logits = torch.zeros(len(few), judged.num_classes)
     known = torch.zeros(len(few))
     unreadable: list[str] = []
-    for share, answered in _answered(net, state, recipe, sets, team):
+    for share, answered in _answered(judged, recipe, sets, team, at_once):
         rows = np.searchsorted(few, share.indices.numpy())
         logits[rows], known[rows] = answered, 1.0
         unreadable += share.unreadable
@@ -82,20 +94,15 @@ def answers(net: Net, state: Mapping[str, Tensor], recipe: Recipe, sets: Sets, t
 
 
 @torch.inference_mode()
-def _answered(
-    net: Net, state: Mapping[str, Tensor], recipe: Recipe, sets: Sets, team: Team
-) -> Iterator[tuple[Share, Tensor]]:
+def _answered(judged: Net, recipe: Recipe, sets: Sets, team: Team, at_once: int) -> Iterator[tuple[Share, Tensor]]:
     """This process's share of each batch and its logits, both on the processor."""
-    judged = build(net.arch, num_classes=net.num_classes).to(team.device)
-    judged.load_state_dict(state)
-    judged.eval()
     crops = Crops(sets.tested, recipe.input.preprocess(), None)
     to_input = Batch(Augment(), crops.preprocess).to(team.device).eval()
     few = looked_at(recipe, sets)
     for share in batches(
         crops,
         np.stack([few, np.zeros_like(few)], axis=1),
-        min(_AT_ONCE, 4 * recipe.steps.batch // recipe.steps.accumulate),  # no activation is held for a way back
+        min(at_once, 4 * recipe.steps.batch // recipe.steps.accumulate),  # no activation is held for a way back
         first=0,
         rank=team.rank,
         processes=team.processes,
@@ -105,4 +112,4 @@ def _answered(
         if len(share.indices):
             yield share, judged(to_input(share.pixels.to(team.device))).float().cpu()
         else:
-            yield share, torch.empty(0, net.num_classes)
+            yield share, torch.empty(0, judged.num_classes)

@@ -85,12 +85,12 @@ class Student:
             group["lr"] = lr * group["lr_scale"]
         learner.optimiser.zero_grad()
 
-        loss = 0.0
+        loss, weight = 0.0, self._weight(len(share.labels))
         parts = zip(*(each.tensor_split(num_parts) for each in (share.pixels, share.labels, share.draws)), strict=True)
         for number_of_part, (pixels, labels, draws) in enumerate(parts, start=1):
             with nullcontext() if number_of_part == num_parts else self._alone():
                 mean = self._loss(pixels, labels, draws) * (len(labels) / len(share.labels))
-                learner.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
+                learner.scaler.scale(mean * weight).backward()  # type: ignore[no-untyped-call]
             loss += mean.item()
 
         learner.scaler.unscale_(learner.optimiser)
@@ -99,6 +99,12 @@ class Student:
         learner.scaler.update()
         learner.mean.update(self.net, number + 1)
         return loss
+
+    def _weight(self, count: int) -> float:
+        """What this process's mean counts in that of the team, for whom each picture of a batch counts the same."""
+        if self.team.processes == 1 or self.recipe.data.unreadable == 0:  # all have as many
+            return 1.0
+        return count * self.team.processes / self.team.total(torch.tensor([count], dtype=torch.float64)).item()
 
     def _loss(self, pixels: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
         device, recipe = self.team.device, self.recipe

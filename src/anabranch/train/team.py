@@ -25,8 +25,8 @@ class Team:
     """
 
     def __init__(self) -> None:
-        self.rank = int(os.environ.get("RANK", 0))
         self.processes = int(os.environ.get("WORLD_SIZE", 1))
+        self.rank = int(os.environ.get("RANK", 0)) if self.processes > 1 else 0  # one left from elsewhere says nothing
         if self.processes > 1 and (missing := [name for name in _OF_TORCHRUN if name not in os.environ]):
             raise UsageError(
                 f"WORLD_SIZE = {self.processes} says that so many processes train, and {', '.join(missing)} "

@@ -27,7 +27,8 @@ def run(
     dry_run: bool,
     json: bool,
 ) -> int:
-    leads, processes = int(os.environ.get("RANK", 0)) == 0, int(os.environ.get("WORLD_SIZE", 1))
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    leads = processes == 1 or int(os.environ.get("RANK", 0)) == 0
     if processes > 1:  # or every process is warned of parameters that are not unused
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     need("torch", extra="train")
@@ -60,7 +61,7 @@ def run(
     try:
         with screen as report:
             result = train(recipe, folder, resume=resume, report=report, locate=_located)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # by SIGINT or SIGTERM
         if leads:
             kept = f"{last} is kept, --resume goes on from there" if last.exists() else "nothing is kept yet"
             print(f"stopped: {kept}", file=sys.stderr)
@@ -95,6 +96,8 @@ def _probed(recipe: Recipe, folder: Path, *, smoke: bool, json: bool) -> int:
     pictures = len(sets.shown) + len(sets.tested)
     with Team().alone_in(folder), counter("pictures looked at:", pictures) as report:
         met = train_probe(recipe, sets, folder, cache=cache_folder() / "probe", report=report)
+    for each in met.not_kept:
+        print(f"warning: {each}; the next probe looks again. ANABRANCH_CACHE names another place", file=sys.stderr)
     about_page = page_line(folder, lambda row: sets.tested.picture(int(met.indices[row])))
     result, history = folder / "model.safetensors", folder / "history.jsonl"
     if json:
