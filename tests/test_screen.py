@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
 from anabranch.screen import Column, table, wrapped
 
 COLUMNS = [Column("name"), Column("params", right=True), Column("by")]
@@ -26,3 +33,17 @@ def test_behind_a_pipe_nothing_is_cut() -> None:
 def test_long_text_goes_on_under_its_first_word() -> None:
     assert wrapped("block", "one two three four", width=20, label_width=6) == ["  block one two", "        three four"]
     assert wrapped("block", "one two three four", width=None, label_width=6) == ["  block one two three four"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_json_is_json_whatever_the_screen_takes(encoding: str) -> None:
+    said = {"name": "née \U0001f600 \udcff"}  # the last one of a file whose name is not UTF-8
+    script = f"""
+import sys
+from anabranch.screen import print_json
+sys.stdout.reconfigure(errors="backslashreplace")
+print_json({said!a})
+"""
+    told = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", script], env=told, capture_output=True, check=True)
+    assert json.loads(done.stdout.decode(encoding)) == said

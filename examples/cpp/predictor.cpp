@@ -1,5 +1,6 @@
 #include "predictor.hpp"
 
+#include <pwd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,13 +26,22 @@ std::string environment(const char* name) {
     return value == nullptr ? "" : value;
 }
 
+// As Python has it: HOME, or what the system says of this user.
+fs::path home_folder() {
+    if (const std::string told = environment("HOME"); !told.empty()) return told;
+    const passwd* user = getpwuid(getuid());
+    return user == nullptr ? "" : user->pw_dir;
+}
+
 // Python's anabranch.cache: ANABRANCH_CACHE, or where this system keeps caches.
+// Without a home they lie nowhere, and the path is empty.
 fs::path cache_folder() {
-    const fs::path home = environment("HOME");
+    const fs::path home = home_folder();
     if (const std::string told = environment("ANABRANCH_CACHE"); !told.empty()) {
         return told.rfind("~/", 0) == 0 ? home / told.substr(2) : fs::path(told);
     }
     const std::string caches = environment("XDG_CACHE_HOME");
+    if (caches.empty() && home.empty()) return {};
     return (caches.empty() ? home / ".cache" : fs::path(caches)) / "anabranch";
 }
 
@@ -44,12 +54,12 @@ ov::AnyMap settings(const std::vector<File>& files, const Engine& engine, Aim ai
     if (engine.threads) config.insert(ov::inference_num_threads(*engine.threads));
     const auto size_bytes = std::accumulate(files.begin(), files.end(), std::uintmax_t{0},
                                             [](auto sum, const File& file) { return sum + file.size_bytes; });
-    const fs::path cache = cache_folder() / "openvino";
+    const fs::path caches = cache_folder();
+    if (caches.empty() || size_bytes > kCachedUpToBytes) return config;
+    const fs::path cache = caches / "openvino";
     std::error_code failed;
     fs::create_directories(cache, failed);
-    if (size_bytes <= kCachedUpToBytes && access(cache.c_str(), W_OK) == 0) {
-        config.insert(ov::cache_dir(cache.string()));
-    }
+    if (access(cache.c_str(), W_OK) == 0) config.insert(ov::cache_dir(cache.string()));
     return config;
 }
 
@@ -69,7 +79,9 @@ void check_graph(const ov::Model& model, const Card& card, const fs::path& xml) 
     const ov::PartialShape gives{-1, static_cast<std::int64_t>(card.labels.size())};
     const auto& input = model.input();
     const auto& output = model.output();
-    if (takes.compatible(input.get_partial_shape()) && input.get_element_type() == ov::element::u8 &&
+    const ov::PartialShape& met = input.get_partial_shape();
+    const bool fixed = met.rank() == 4 && met[1].is_static() && met[2].is_static();  // others resize by themselves
+    if (fixed && takes.compatible(met) && input.get_element_type() == ov::element::u8 &&
         gives.compatible(output.get_partial_shape()) && output.get_element_type() == ov::element::f32) {
         return;
     }

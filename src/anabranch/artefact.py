@@ -13,7 +13,6 @@ import glob
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,11 +21,11 @@ from typing import Any
 
 from anabranch.cache import cache_folder
 from anabranch.card import Card, File, card_from_json, card_to_json, labels_text
+from anabranch.disk import UNIQUE, building_folder
 from anabranch.errors import ArtefactError
 
 CARD_FILE = "card.json"
 LABELS_FILE = "labels.txt"
-_UNIQUE = "[0-9a-f]" * 8  # a pattern
 
 # Files up to this size are hashed each time, which takes a tenth of a second; larger ones the first time that they are
 # met at a place, and when their size or their time of change is another one.
@@ -138,57 +137,23 @@ def replacing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     folder = folder.absolute()
     _want_folders_above(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    refuse_to_replace(folder, overwrite=overwrite)
-    unique = secrets.token_hex(4)  # of the form _UNIQUE
-    staging = folder.with_name(f".{folder.name}.{unique}.partial")
-    unseen = folder.with_name(f".{folder.name}.{unique}.new")  # under this name nobody sweeps it before it is held
-    unseen.mkdir()
-    lock = _locked(unseen)
-    unseen.rename(staging)
-    try:
+    with building_folder(folder) as staging:
+        _put_back(folder)
+        refuse_to_replace(folder, overwrite=overwrite)
         yield staging
         refuse_to_replace(folder, overwrite=overwrite)  # it may have come into being meanwhile
-        _swap(staging, folder, retired=folder.with_name(f".{folder.name}.{unique}.old"))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        _swap(staging, folder, retired=staging.with_suffix(".old"))
 
 
-def _sweep(folder: Path) -> None:
-    """Clear up after processes that were killed: what is half built, which nobody holds, and what was to give way.
-
-    That comes back where its successor had not taken its place.
-    """
-    own = f".{glob.escape(folder.name)}.{_UNIQUE}"  # and none of NAME.more, whose begins alike
-    for left in folder.parent.glob(f"{own}.partial"):
-        lock = _locked(left)
-        if lock is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(lock)
-    for retired in folder.parent.glob(f"{own}.old"):
+def _put_back(folder: Path) -> None:
+    """Clear up after processes that were killed: what was to give way comes back where nothing had taken its place."""
+    for retired in folder.parent.glob(f".{glob.escape(folder.name)}.{UNIQUE}.old"):
         if retired.with_suffix(".partial").exists():  # of a process that is about to put it there
             continue
         if folder.exists():
             shutil.rmtree(retired, ignore_errors=True)
         else:
             retired.rename(folder)
-
-
-def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the folder until it is closed; None where another process holds it, or none can."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -12,12 +13,54 @@ from pathlib import Path
 
 from anabranch.errors import CheckpointError, Error
 
+UNIQUE = "[0-9a-f]" * 8  # a pattern, of what stands in the names of folders that are built
+
 
 def want_room(folder: Path, size_bytes: int, *, error: type[Error], otherwise: str) -> None:
     """Raises `error` unless so many bytes are free; `otherwise` is what to do where no room can be made."""
     free = shutil.disk_usage(folder).free
     if size_bytes > free:
         raise error(f"{folder} has room for {free:,} bytes, and {size_bytes:,} are wanted; make room, or {otherwise}")
+
+
+@contextmanager
+def building_folder(folder: Path) -> Iterator[Path]:
+    """A fresh hidden folder beside `folder`, whose folder must exist, to be built in and then renamed.
+
+    What is not renamed is taken away at the end; what a process left that was killed, by the next one.
+    """
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.{UNIQUE}.partial"):  # and none of NAME.more's
+        lock = _locked(left)
+        if lock is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    unique = secrets.token_hex(4)  # of the form UNIQUE
+    staging = folder.with_name(f".{folder.name}.{unique}.partial")
+    unseen = folder.with_name(f".{folder.name}.{unique}.new")  # under this name nobody sweeps it before it is held
+    unseen.mkdir()
+    lock = _locked(unseen)
+    unseen.rename(staging)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the folder until it is closed; None where another process holds it, or none can."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 @contextmanager

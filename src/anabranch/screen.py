@@ -15,7 +15,9 @@ class Column(NamedTuple):
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """As it is where standard output takes any character, elsewhere with the escapes of JSON."""
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(value, indent=2, ensure_ascii=not unicode))
 
 
 def width_of(stream: TextIO) -> int | None:

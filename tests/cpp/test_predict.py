@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anabranch.artefact import read_card
+from anabranch.pack import pack
 from anabranch.runtimes import builtin, open_model
 from anabranch.runtimes.pipeline import classify
 
@@ -230,6 +232,34 @@ def test_a_missing_picture_is_one_line_and_the_others_are_answered(predict, pack
     done = predict(packed.folder, tmp_path / "nothing.jpg", jpegs[0], "--json")
     assert (done.returncode, done.stderr.decode()) == (1, f"error: {tmp_path / 'nothing.jpg'}: no such file\n")
     assert "guesses" in json.loads(done.stdout)[1]
+
+
+@pytest.fixture(scope="module")
+def any_size(tmp_path_factory, packed) -> Path:
+    """An artefact that holds the graph that resizes and crops too."""
+    folder = tmp_path_factory.mktemp("any") / "out"
+    card = read_card(packed.folder)
+    told = {"preprocess": card.preprocess, "labels": card.labels, "weights_name": "tiny", "licence": "CC0-1.0"}
+    pack(packed.net, folder, formats=["openvino"], any_size=True, **told)
+    return folder
+
+
+def test_a_graph_that_resizes_by_itself_is_refused(predict, with_card, any_size, jpegs):
+    def change(card):
+        card["graphs"]["openvino"]["f32"] = card["graphs"]["openvino"]["any-size"]
+
+    done = predict(with_card(any_size, change), jpegs[0])
+    assert done.returncode == 1
+    assert "takes u8 [?,?,?,3]" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("home", [{}, {"HOME": ""}])
+def test_without_a_home_nothing_is_kept_in_the_folder_at_hand(built, packed, jpegs, tmp_path, home):
+    (tmp_path / "here").mkdir()
+    words = [built / "predict" / "predict", packed.folder, jpegs[0]]
+    done = subprocess.run(words, cwd=tmp_path / "here", env=home, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_a_folder_without_jpegs_is_refused(predict, packed, tmp_path):

@@ -213,3 +213,14 @@ def test_files_and_bytes_are_answered_as_the_predictor_answers_their_pixels(pack
     np.testing.assert_allclose(np.stack([one.logits for one in answered]), wanted, rtol=0, atol=1e-5)
     assert [one.guesses[0].class_index for one in answered] == wanted.argmax(1).tolist()
     assert ["bad.png" in met[2].error, "empty" in met[4].error] == [True, True]
+
+
+def test_a_path_may_be_text_and_what_is_no_picture_is_refused(packed, tmp_path):
+    Image.new("RGB", (40, 40), (9, 8, 7)).save(tmp_path / "a.png")
+    predictor = open_model(packed.folder)
+    by_text, by_path = (next(classify(predictor, [source])) for source in (str(tmp_path / "a.png"), tmp_path / "a.png"))
+    assert by_text.name == by_path.name
+    np.testing.assert_array_equal(by_text.logits, by_path.logits)
+    for wrong in (3, b"bytes", ("name",), Image.new("RGB", (4, 4))):
+        with pytest.raises(UsageError, match="a picture is a path, or a name and the bytes of a file; this is a"):
+            list(classify(predictor, [wrong]))

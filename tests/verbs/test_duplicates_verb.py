@@ -141,3 +141,18 @@ def test_an_unreadable_picture_is_reported_and_the_status_is_1(sets, capsys):
     (sets / "val" / "ant" / "3.png").write_bytes(b"")
     assert compared(sets, "train", "val") == 1
     assert "ant/3.png: the file is empty" in capsys.readouterr().err
+
+
+def test_a_flat_folder_does_without_labels(sets, tmp_path, capsys):
+    (tmp_path / "flat").mkdir()
+    for seed, name in ((5, "a"), (5, "b"), (0, "c")):
+        photo(seed).save(tmp_path / "flat" / f"{name}.png")
+    words = {"labels": None, "other_labels": None, "split": None, "csv_file": None, "json": False, "radius": None}
+    assert run(str(tmp_path / "flat"), None, other_split=None, **words) == 0
+    assert "2 of 3 pictures are like another one" in capsys.readouterr().out
+    assert (
+        run(str(sets / "train"), str(tmp_path / "flat"), other_split=None, **words) == 1
+    )  # one has labels, one has none
+    told = capsys.readouterr().out
+    assert "2 pictures: ant/0.png  |  c.png" in told
+    assert "LABELS DIFFER: ant/0.png" not in told

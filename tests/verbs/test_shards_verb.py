@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +62,19 @@ def test_a_seed_below_zero_is_refused_in_a_sentence(anabranch, classes, tmp_path
     assert done.status == 2
     assert "-1 is not in the range x>=0" in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_process_left_is_taken_away_by_the_next(anabranch, classes, tmp_path):
+    words = ["shards", "/usr/share/datasets/fashion-mnist", "--split", "train", "-o", str(tmp_path / "out")]
+    process = subprocess.Popen([sys.executable, "-m", "anabranch", *words], stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob(".out.*.partial/*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    other = tmp_path / ".out.more.01234567.partial"  # of another name
+    other.mkdir()
+    assert anabranch("shards", str(classes / "train"), "-o", str(tmp_path / "out.elsewhere")).status == 0
+    process.kill()
+    process.wait()
+    assert list(tmp_path.glob(".out.????????.partial"))
+    assert anabranch("shards", str(classes / "train"), "-o", str(tmp_path / "out")).status == 0
+    assert [path.name for path in tmp_path.glob(".*")] == [other.name]

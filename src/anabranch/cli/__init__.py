@@ -33,6 +33,12 @@ for _command in (
     app.add_command(_command)
 
 
+def _end(*_: object) -> None:
+    """What is half written is taken away, which a second signal does not stop."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
 def main() -> None:
     """Entry point. Exit status 0; 1: it failed; 2: it was asked wrongly; 130: interrupted; 143: ended."""
     for name in ("stdout", "stderr"):
@@ -41,7 +47,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half written is taken away
+    signal.signal(signal.SIGTERM, _end)
     try:
         sys.exit(app(standalone_mode=False))
     except Error as error:

@@ -103,13 +103,15 @@ def split(
 @click.argument("other", required=False)
 @click.option("--split", help="Of DATA, where it holds several: train, test, val.")
 @click.option("--other-split", help="Of OTHER, or of DATA where no OTHER is given.")
-@click.option("--labels", metavar="FILE", help="The labels of a flat DATA: lines of 'picture label'.")
+@click.option("--labels", metavar="FILE", help="The labels of a flat DATA, if known: lines of 'picture label'.")
 @click.option("--other-labels", metavar="FILE", help="The labels of a flat OTHER.")
 @click.option(
     "--radius", type=click.IntRange(0, 8), default=4, show_default=True, help="Bits in which alike ones differ."
 )
 @click.option("--exact", is_flag=True, help="Only pictures that are equal pixel for pixel.")
-@click.option("--csv", "csv_file", metavar="FILE", help="Write a row for each pair to FILE; - for standard output.")
+@click.option(
+    "--csv", "csv_file", metavar="FILE", help="Write a row for each such picture to FILE; - for standard output."
+)
 @json_option
 def duplicates(
     data: str,

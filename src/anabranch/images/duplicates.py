@@ -76,6 +76,10 @@ class _Prints:
         """Whether some are of either set, where there are two."""
         return not self.of_other.any() or len(np.unique(self.of_other[members])) == 2
 
+    def labels_differ(self, members: Sequence[int]) -> bool:
+        """Of those that have labels."""
+        return len({self.labels[member] for member in members} - {None}) > 1
+
 
 def find_duplicates(
     data: Labelled,
@@ -199,13 +203,13 @@ def _fingerprints(
 
 
 def _labels(data: Labelled, *, by_name: bool) -> Callable[[int], Hashable]:
-    """What is compared of a picture's label: sets that name their classes may number them otherwise."""
+    """What is compared of a picture's label, if it has one: sets that name their classes may number them otherwise."""
     targets, names = data.targets, data.class_names
     if targets is not None:
         return lambda index: targets[index].tobytes()
     if by_name and names is not None:
         return lambda index: names[data.labels[index]]
-    return lambda index: int(data.labels[index])
+    return lambda index: int(data.labels[index]) if data.labels[index] >= 0 else None
 
 
 def _in_threads(
@@ -278,8 +282,7 @@ def _group(kind: Literal["same", "alike"], members: NDArray[np.int64], prints: _
     names: tuple[list[str], list[str]] = ([], [])
     for member in members.tolist():
         names[int(prints.of_other[member])].append(prints.names[member])
-    labels = {prints.labels[member] for member in members.tolist()}
-    return Group(kind, tuple(names[0]), tuple(names[1]), len(labels) > 1)
+    return Group(kind, tuple(names[0]), tuple(names[1]), prints.labels_differ(members.tolist()))
 
 
 def _pairs(prints: _Prints, met: NDArray[np.bool_], radius: int) -> list[Pair]:
@@ -297,8 +300,7 @@ def _pairs(prints: _Prints, met: NDArray[np.bool_], radius: int) -> list[Pair]:
             matched[0, one] = matched[1, other] = True
             ends = [int(first[one]), int(second[other])]
             ends.sort()  # the set's before the other's, the earlier before the later
-            labels = [prints.labels[end] for end in ends]
-            pairs.append((distance, ends, labels[0] != labels[1]))
+            pairs.append((distance, ends, prints.labels_differ(ends)))
     if not two:
         matched[:] = matched.any(axis=0)
     met |= np.where(prints.of_other, matched[1][number], matched[0][number])

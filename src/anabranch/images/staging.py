@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from anabranch.disk import building_folder
 from anabranch.errors import DatasetError
 
 
@@ -17,10 +16,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     folder = folder.resolve() if folder.is_symlink() else folder.absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise DatasetError(f"{folder}: is there already; choose a place where nothing is")
-    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
-    staging.mkdir(parents=True)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with building_folder(folder) as staging:
         yield staging
         staging.rename(folder)  # onto an empty folder too
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

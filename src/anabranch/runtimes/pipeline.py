@@ -25,7 +25,7 @@ from anabranch.runtimes.predictor import Predictor, sigmoid, softmax
 if TYPE_CHECKING:  # half as long to import as numpy itself
     from numpy.typing import NDArray
 
-Source = Path | tuple[str, bytes]  # a file, or a name and what a file would hold
+Source = str | Path | tuple[str, bytes]  # a file, or a name and what a file would hold
 
 
 class Picture(NamedTuple):
@@ -173,7 +173,10 @@ def _guesses(logits: NDArray[np.float32], card: Card, top: int) -> tuple[Guess, 
 def _picture(source: Source, at_least_px: int | None) -> Picture:
     from anabranch.images.decode import decode
 
-    if isinstance(source, Path):
-        return Picture(str(source), lambda: decode(source, at_least_px=at_least_px))
+    if isinstance(source, str | Path):
+        path = Path(source)
+        return Picture(str(path), lambda: decode(path, at_least_px=at_least_px))
+    if not (isinstance(source, tuple) and len(source) == 2):
+        raise UsageError(f"a picture is a path, or a name and the bytes of a file; this is a {type(source).__name__}")
     name, held = source
     return Picture(name, lambda: decode(held, at_least_px=at_least_px, name=name))

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from anabranch.disk import replacing_file
 from anabranch.images.duplicates import Found, Group, find_duplicates
-from anabranch.images.labelled import Labelled, open_labelled
+from anabranch.images.labelled import Labelled, open_labelled, open_pictures
 from anabranch.screen import print_json
 from anabranch.verbs.progress import progress_bar
 
@@ -58,7 +58,10 @@ def run(
 
 
 def _open(path: str, split: str | None, labels: str | None) -> Labelled:
-    return open_labelled(Path(path), split=split, labels=Path(labels) if labels else None)
+    """A flat folder does without labels."""
+    if labels is None:
+        return open_pictures(path, split=split)
+    return open_labelled(Path(path), split=split, labels=Path(labels))
 
 
 def _print_found(found: Found) -> None:
