@@ -110,6 +110,15 @@ def test_the_curves_are_well_formed_and_say_what_they_show(tmp_path: Path) -> No
     assert {"loss", "training", "test", "top-1", "top-5", "learning rate", "epoch"} <= said
 
 
+def test_the_distance_from_a_teacher_is_not_drawn_beside_the_loss_of_labels(tmp_path: Path) -> None:
+    recipe = json.loads((run(tmp_path) / "recipe.json").read_text())
+    (tmp_path / "recipe.json").write_text(json.dumps({**recipe, "distil": {"teacher": "random"}}))
+    (svg,) = re.findall("<svg.*?</svg>", page(tmp_path, grey).read_text(encoding="utf-8"), re.DOTALL)
+    said = {node.text for node in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
+    assert {"distance from the teacher", "loss on the test pictures"} <= said
+    assert not {"loss", "training"} & said
+
+
 def test_a_run_of_one_epoch_has_a_page(tmp_path: Path) -> None:
     first, _ = (run(tmp_path) / "history.jsonl").read_text().splitlines()
     (tmp_path / "history.jsonl").write_text(first + "\n")

@@ -89,8 +89,7 @@ class Unheard(Team):
 
 def test_each_picture_is_answered_by_one_process_alone(tiny: Path, tmp_path: Path, several: list[str]) -> None:
     recipe = read_recipe(tiny, smoke=True, overrides=several)
-    net = load_trained(train(recipe, tmp_path / "run")).net
-    told = (net, net.state_dict(), recipe, open_sets(recipe.data))
+    told = (load_trained(train(recipe, tmp_path / "run")).net.eval(), recipe, open_sets(recipe.data))
     alone = answers(*told, Unheard(0, 1))
     shares = [answers(*told, Unheard(rank, 3)) for rank in range(3)]
     indices = np.concatenate([share.indices for share in shares])
@@ -191,3 +190,16 @@ def test_numbered_classes_that_the_test_pictures_lack_are_counted_all_the_same(t
     assert sets.tested.targets.tolist() == [[0, 1, 0]]
     with pytest.raises(DatasetError, match=r"holds label 2, but there are 2 class names; mend the label of a\.png"):
         open_sets(read_recipe(tiny, overrides=told).data)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "binary"])
+def test_the_test_pictures_loss_is_the_recipes_own(tiny: Path, tmp_path: Path, loss: str) -> None:
+    quiet = ["augment.mixup=0.0", "optimise.epochs=2", f"optimise.loss={loss}", "optimise.label_smoothing=0.0"]
+    train(read_recipe(tiny, overrides=quiet), tmp_path / "run")
+    with np.load(tmp_path / "run/answers.npz") as held:
+        logits, shown = held["logits"].astype(float), np.eye(2)[held["labels"]]
+    if loss == "binary":  # the mean of two questions of yes or no
+        wanted = np.where(shown > 0, np.log1p(np.exp(-logits)), np.log1p(np.exp(logits))).mean()
+    else:
+        wanted = (np.log(np.exp(logits).sum(1)) - (logits * shown).sum(1)).mean()
+    assert history(tmp_path / "run")[-1]["test_loss"] == pytest.approx(wanted, rel=1e-4)

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +55,35 @@ def test_what_was_asked_wrongly_is_one_line(anabranch, tmp_path, arguments, mess
     assert done.status in (1, 2)
     assert message in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_a_rank_that_is_left_from_elsewhere_says_nothing(anabranch, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    data = photos(tmp_path / "set", ant=5, bee=5)
+    done = anabranch("train", RECIPE, "--data", data, "--out", tmp_path / "run", *SMALL)
+    assert done.status == 0, done.err
+    assert str(tmp_path / "run/model.safetensors") in done.out
+    assert (tmp_path / "run/model.safetensors").is_file()
+
+
+@needs_dataset
+def test_a_run_that_is_ended_says_what_is_kept(tmp_path) -> None:
+    words = ["train", RECIPE, "--smoke", "--out", tmp_path / "run", "--set", "run.checkpoint_steps=1"]
+    longer = ["--set", "optimise.epochs=99"]
+    command = [sys.executable, "-m", "anabranch", *map(str, [*words, *longer])]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run/last.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)  # as impatient schedulers do
+    _, told = process.communicate()
+    assert process.returncode == 143
+    assert told.splitlines()[-1] == (
+        f"stopped: {tmp_path / 'run/last.safetensors'} is kept, --resume goes on from there"
+    )
+    assert "Traceback" not in told
 
 
 def test_one_process_that_is_told_of_others_says_who_starts_them(anabranch, tmp_path, monkeypatch) -> None:

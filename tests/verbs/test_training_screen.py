@@ -58,6 +58,7 @@ def estimate(**changed: Any) -> Estimate:
     known = Estimate(
         plan=plan(),
         whole=Timed(0.8, 0.0123, 12),
+        mean_step=Timed(0.8, 0.0123, 12),
         reading=Timed(0.2, 0.01, 12),
         computing=Timed(0.7, 0.01, 12),
         test_seconds=30.0,

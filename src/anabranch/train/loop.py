@@ -38,7 +38,7 @@ from anabranch.train.distil import Locate
 from anabranch.train.estimate import Estimate, Parts, Plan, device_name, estimate
 from anabranch.train.logs import Logs, write_answers, write_text
 from anabranch.train.optimise import averaged, rate, scaled_lr
-from anabranch.train.score import Answers, answers, figures, judged, yardstick
+from anabranch.train.score import Answers, answers, figures, tested_net, yardstick
 from anabranch.train.sets import Sets, doubts, open_sets, want_few
 from anabranch.train.student import Student
 from anabranch.train.tables import Recipe
@@ -157,7 +157,7 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
         team.share(mean.state)  # each process has norms' statistics of its own
         if team.leads:
             checkpoint.save(last, fixed, progress, student.learner)  # whatever becomes of the test
-        met = answers(judged(net, mean.state, team), recipe, sets, team)
+        met = answers(tested_net(net, mean.state, team), recipe, sets, team)
         scores = figures(met, wanted.loss)
         _want_number(scores["test_loss"], recipe, progress.step)
         unreadable = [*(place + line for line in progress.unreadable), *met.unreadable]
@@ -190,7 +190,7 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
     if team.leads:
         save_trained(result, _trained(student, recipe, sets), state)
     if met is None or run.result != "last":
-        met = answers(judged(net, state, team), recipe, sets, team)
+        met = answers(tested_net(net, state, team), recipe, sets, team)
     if team.leads:
         names = [sets.tested.names[index] for index in met.indices]
         write_answers(folder, met.logits, met.labels, met.indices, names=names, class_names=sets.class_names)
@@ -217,7 +217,7 @@ def rehearse(recipe: Recipe, folder: Path, *, locate: Locate = a_path) -> Estima
             return len(share.labels)
 
         few = recipe.model_copy(update={"run": recipe.run.model_copy(update={"test_pictures": _TESTED})})
-        tested = judged(student.net, student.learner.mean.state, team)
+        tested = tested_net(student.net, student.learner.mean.state, team)
 
         def test() -> int:
             at_once = max(1, _TESTED // (2 * max(1, recipe.run.workers)))  # so that no worker stands idle

@@ -58,17 +58,21 @@ def figures(met: Answers, loss: str) -> dict[str, float]:
     else:
         right = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         scores = {"top1": 100 * right[:, 0].double().mean().item(), "top5": 100 * right.any(1).double().mean().item()}
-        labels = labels if loss == "cross-entropy" else F.one_hot(labels, logits.shape[1])
-    of_labels = F.cross_entropy if loss == "cross-entropy" else F.binary_cross_entropy_with_logits
-    mean = of_labels(logits, labels if labels.ndim == 1 else labels.double())
+        if loss == "binary":
+            labels = F.one_hot(labels, logits.shape[1])
+    mean = (
+        F.cross_entropy(logits, labels)
+        if labels.ndim == 1
+        else F.binary_cross_entropy_with_logits(logits, labels.double())
+    )
     return {**scores, "test_loss": mean.item(), "pictures": len(labels)}
 
 
-def judged(net: Net, state: Mapping[str, Tensor], team: Team) -> Net:
-    """A net like `net` with the weights `state`, to be tested."""
-    judged = build(net.arch, num_classes=net.num_classes).to(team.device)
-    judged.load_state_dict(state)
-    return judged.eval()
+def tested_net(net: Net, state: Mapping[str, Tensor], team: Team) -> Net:
+    """A net like `net` with the weights `state`, to be asked for `answers`."""
+    copy = build(net.arch, num_classes=net.num_classes).to(team.device)
+    copy.load_state_dict(state)
+    return copy.eval()
 
 
 def answers(judged: Net, recipe: Recipe, sets: Sets, team: Team, *, at_once: int = _AT_ONCE) -> Answers:
