@@ -20,6 +20,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=not unicode))
 
 
+def counted(number: int, noun: str) -> str:
+    """1 picture, 2 pictures, 1,234 pictures."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def width_of(stream: TextIO) -> int | None:
     """Characters in a line of a terminal; none behind a pipe, where nothing is cut."""
     if not stream.isatty():

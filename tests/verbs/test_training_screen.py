@@ -130,7 +130,7 @@ def test_an_epoch_of_several_classes_a_picture_tells_its_own_figures() -> None:
 
 def test_pictures_that_were_left_out_are_counted_below_it() -> None:
     second = screen.epoch_line(line(unreadable=1234)).splitlines()[1]
-    assert second.strip() == "1,234 pictures could not be read and were left out"
+    assert second.strip() == "left out 1,234 pictures that could not be read"
 
 
 def test_a_log_has_a_line_a_minute_with_the_time_left() -> None:

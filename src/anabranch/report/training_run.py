@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from anabranch.errors import CheckpointError
 from anabranch.evaluate import MultiLabelScore, Score, average_precisions, f1
+from anabranch.screen import counted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +46,7 @@ class TrainingRun:
             case "average":
                 said = f"the mean of the last {min(done, self.recipe['run']['keep']):,} of {done:,} epochs"
             case _:
-                said = f"{done:,} epochs"
+                said = counted(done, "epoch")
         if done < asked:
             said += f"; ended before epoch {asked:,}: no better for {self.recipe['optimise']['patience']:,}"
         return said

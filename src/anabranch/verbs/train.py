@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anabranch.errors import UsageError, need
-from anabranch.screen import print_json
+from anabranch.screen import counted, print_json
 
 if TYPE_CHECKING:  # it stands in torch's wing
     from anabranch.train.tables import Recipe
@@ -107,7 +107,7 @@ def _probed(recipe: Recipe, folder: Path, *, smoke: bool, json: bool) -> int:
     fitted = f"a weight decay of {met.head.weight_decay:g}{chosen}"
     about = [f"  {met.score.seconds:.1f} s, looked at in {met.precision}; {fitted}", about_page]
     if lost := len(met.unreadable) + len(met.score.unreadable):
-        about.insert(0, f"  {lost:,} pictures could not be read and were left out: {folder / 'unreadable.txt'}")
+        about.insert(0, f"  left out {counted(lost, 'picture')} that could not be read: {folder / 'unreadable.txt'}")
     expect, held_out = None if smoke else recipe.expect, recipe.data.test is None
     print("\n".join(ending(result, met.score, about=about, expect=expect, held_out=held_out)))
     return 0

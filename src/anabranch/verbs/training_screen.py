@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from anabranch.errors import Error, shown
 from anabranch.evaluate import MultiLabelScore, Score
 from anabranch.report.training import PictureOf, page
+from anabranch.screen import counted
 from anabranch.verbs.evaluate import score_lines
 
 if TYPE_CHECKING:  # it stands in torch's wing
@@ -145,7 +146,6 @@ def summary(plan: Plan) -> list[str]:
     rate = f"{plan.lr:g}"
     if wanted.lr_batch is not None and wanted.lr_batch != wanted.batch:
         rate = f"{wanted.lr:g} for {wanted.lr_batch:,} pictures, {rate} for {wanted.batch:,}"
-    epochs = "1 epoch" if wanted.epochs == 1 else f"{wanted.epochs:,} epochs"
     return [
         f"{recipe.name}: {plan.params:,} parameters, {plan.macs:,} MACs at {side} x {side} px",
         f"  pictures  {plan.num_pictures:,} to learn from, {plan.num_tested:,} to be tested on",
@@ -153,7 +153,7 @@ def summary(plan: Plan) -> list[str]:
         f"  batch     {wanted.batch:,}" + (f" = {apart} x {plan.pictures_per_process:,}" if apart else ""),
         f"  rate      {rate}",
         f"  computes  in {recipe.run.precision} on {plan.device}",
-        f"  steps     {plan.steps:,}: {epochs} of {plan.steps_per_epoch:,}",
+        f"  steps     {plan.steps:,}: {counted(wanted.epochs, 'epoch')} of {plan.steps_per_epoch:,}",
         *([f"  goes on   after step {plan.step:,}"] if plan.step else []),
         *(f"warning: {each}" for each in plan.doubts),
         *_left_out(plan),
@@ -185,8 +185,9 @@ def epoch_line(line: Mapping[str, Any]) -> str:
         f"epoch {line['epoch']:3d}  loss {line['loss']:.4f}  test {line['test_loss']:.4f}  "
         f"{figures}  at {duration(line['seconds'])}"
     )
-    lost = f"\n           {line['unreadable']:,} pictures could not be read and were left out"
-    return scores + (lost if line["unreadable"] else "")
+    if not line["unreadable"]:
+        return scores
+    return f"{scores}\n           left out {counted(line['unreadable'], 'picture')} that could not be read"
 
 
 def ending(
