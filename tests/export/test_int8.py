@@ -67,6 +67,14 @@ def test_the_answers_are_near_those_in_f32_on_both_engines(packed, written, tmp_
     assert computed & {"i8", "u8"}
 
 
+def test_it_asks_for_no_more_than_the_graph_in_f32(packed, written) -> None:
+    """Domains that no operation is of are refused by ONNX Runtime 1.15, where they are newer than it."""
+    f32, int8 = onnx.load(packed.folder / "f32.onnx"), onnx.load(written)
+    assert [(each.domain, each.version) for each in int8.opset_import] == [("", 18)]
+    assert int8.opset_import == f32.opset_import
+    assert int8.ir_version == f32.ir_version == 8
+
+
 def test_nothing_overflows_on_any_processor(written, tmp_path) -> None:
     """Without VNNI, two products of u8 and s8 are added in 16 bits: with weights of 8 bits that overflows."""
     held = {tensor.name: to_array(tensor) for tensor in onnx.load(written).graph.initializer}

@@ -92,7 +92,7 @@ def test_published_nets_agree_on_both_engines(name, shake, tmp_path):
 def test_the_graph_is_of_the_pinned_opset_and_takes_any_batch(packed):
     model = onnx.load(packed.folder / "f32.onnx")
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
-    assert model.ir_version == 8  # ONNX Runtime 1.14, in Triton 23.02
+    assert model.ir_version == 8  # ONNX Runtime 1.15 refuses 10
     (taken,), (given,) = model.graph.input, model.graph.output
     assert (taken.name, taken.type.tensor_type.elem_type) == ("pixels", onnx.TensorProto.UINT8)
     assert (given.name, given.type.tensor_type.elem_type) == ("logits", onnx.TensorProto.FLOAT)

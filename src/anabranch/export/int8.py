@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from anabranch.engines import onnxruntime
@@ -49,8 +50,19 @@ def write_int8(f32: Path, path: Path, pixels: NDArray[np.uint8], *, symmetric: b
                 **({"ActivationSymmetric": True, "QuantizeBias": False} if symmetric else {}),
             },
         )
+        _forget_unused_domains(path)
         correct_biases(prepared, path, pixels, symmetric=symmetric)
     return [path.name]
+
+
+def _forget_unused_domains(path: Path) -> None:
+    """ONNX Runtime names its own operations' domains whether they are used or not, which older ones refuse to read."""
+    model = onnx.load(path)
+    used = {node.domain for node in model.graph.node}
+    kept = [each for each in model.opset_import if each.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    onnx.save(model, path)
 
 
 def prepare(f32: Path, path: Path) -> Path:

@@ -16,7 +16,7 @@ from torch import Tensor
 from anabranch.export.fold import folded, folded_tensors, hollow
 from anabranch.export.graph import PixelsToFeatures, PixelsToLogits
 
-OPSET, IR_VERSION = 18, 8  # the newest that ONNX Runtime 1.14 reads, in servers that are older than what wrote them
+OPSET, IR_VERSION = 18, 8  # servers are older than what writes for them: ONNX Runtime 1.15 was seen to read these
 INPUT, OUTPUT, EMBEDDING = "pixels", "logits", "embedding"
 
 # A protobuf message ends at 2 GB; the weights of larger nets go into a file beside it, named like it with ".data".
