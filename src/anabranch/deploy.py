@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from anabranch.artefact import LABELS_FILE, read_card
 from anabranch.card import ANY_SIZE, FEATURES, Card
+from anabranch.disk import building_folder
 from anabranch.errors import ArtefactError, UsageError, nearest
 
 SERVERS = {"triton": "onnx", "ovms": "openvino", "kserve": "onnx"}  # and the format whose files it is given
@@ -56,22 +57,21 @@ def write_repositories(artefact: Path, servers: Iterable[str], *, storage_uri: s
     written = []
     for server in servers:
         place = artefact / FOLDER / server
-        making = place.with_name(f".{server}.{secrets.token_hex(4)}.partial")
         try:
-            making.mkdir(parents=True)
-            if server == "ovms":
-                _write_ovms(artefact, card, making)
-            elif server == "triton":
-                _write_triton(artefact, card, making)
-            else:
-                _write_triton(artefact, card, making / "models")
-                (making / "service.yaml").write_text(_service(card, str(storage_uri)), encoding="utf-8")
-            shutil.rmtree(place, ignore_errors=True)
-            making.rename(place)
+            with suppress(FileExistsError):
+                place.parent.mkdir()
+            with building_folder(place) as making:
+                if server == "ovms":
+                    _write_ovms(artefact, card, making)
+                elif server == "triton":
+                    _write_triton(artefact, card, making)
+                else:
+                    _write_triton(artefact, card, making / "models")
+                    (making / "service.yaml").write_text(_service(card, str(storage_uri)), encoding="utf-8")
+                shutil.rmtree(place, ignore_errors=True)
+                making.rename(place)
         except OSError as error:
             raise ArtefactError(f"{place} cannot be written: {error.strerror or error}") from None
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
         written.append(place)
     return written
 

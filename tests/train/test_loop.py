@@ -141,16 +141,21 @@ train(read_recipe(Path({str(tiny)!r}), smoke=True), folder, resume=True)
     assert not (tmp_path / "host1/model.safetensors").exists()
 
 
-@pytest.mark.slow
-def test_processes_that_read_different_numbers_of_pictures_do_not_wait_for_ever(tiny: Path, tmp_path: Path) -> None:
+def _partly_readable(folder: Path, count: int, *, broken_each: int) -> list[str]:
+    """Overrides that name a set of noise to learn from and to be tested on, of which one in so many is no picture."""
     rng = np.random.default_rng(0)
-    for index in range(32):
-        path = tmp_path / "set" / ("left", "right")[index % 2] / f"{index:02}.png"
+    for index in range(count):
+        path = folder / ("left", "right")[index % 2] / f"{index:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
-        if index % 6 == 0:
+        if index % broken_each == 0:
             path.write_bytes(b"no picture")
-    sets = [f"data.{part}={{path='{tmp_path / 'set'}'}}" for part in ("train", "test")]
+    return [f"data.{part}={{path='{folder}'}}" for part in ("train", "test")]
+
+
+@pytest.mark.slow
+def test_processes_that_read_different_numbers_of_pictures_do_not_wait_for_ever(tiny: Path, tmp_path: Path) -> None:
+    sets = _partly_readable(tmp_path / "set", 32, broken_each=6)
     told = [*sets, "data.unreadable=0.5", "optimise.accumulate=4", "net.sync_norms=true", "optimise.epochs=2"]
     words = [word for each in told for word in ("--set", each)]
     assert _run(tiny, tmp_path / "run", *words, processes=2).wait(timeout=120) == 0, (tmp_path / "run.log").read_text()
@@ -158,14 +163,7 @@ def test_processes_that_read_different_numbers_of_pictures_do_not_wait_for_ever(
 
 @pytest.mark.slow
 def test_a_picture_counts_the_same_in_whichever_process_it_is_read(tiny: Path, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for index in range(48):
-        path = tmp_path / "set" / ("left", "right")[index % 2] / f"{index:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
-        if index % 3 == 0:
-            path.write_bytes(b"no picture")
-    sets = [f"data.{part}={{path='{tmp_path / 'set'}'}}" for part in ("train", "test")]
+    sets = _partly_readable(tmp_path / "set", 48, broken_each=3)
     quiet = ["net.dropout=0.0", "net.drop_path=0.0", "net.sync_norms=true", "augment.mixup=0.0", "optimise.lr=0.05"]
     words = [word for each in [*sets, *quiet, "data.unreadable=0.5"] for word in ("--set", each)]
     losses = []

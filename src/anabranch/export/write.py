@@ -135,9 +135,10 @@ def write_float_sums(
     rounded, calibration: of `write_graphs`; kind: one of IN_FLOAT_SUMS; graphs: what that format holds already.
     """
     source = rounded.with_name("float-sums.onnx")
-    keep_sums(rounded, source, calibration)
+    if not source.exists():  # or another format came first
+        keep_sums(rounded, source, calibration)
     if kind == "onnx":
-        source.replace(folder / "int8.onnx")
+        shutil.copyfile(source, folder / "int8.onnx")
         return {**graphs, "int8": Graph("int8", described(folder, ["int8.onnx"]), float_sums=True)}
     names = write_openvino(source, folder / "int8.xml", stored="int8")
     written = {"int8": Graph("int8", described(folder, names), float_sums=True)}
