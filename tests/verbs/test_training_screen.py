@@ -302,3 +302,12 @@ def test_the_estimate_for_machines_counts_in_seconds_and_bytes() -> None:
 )
 def test_a_duration_has_two_units_at_most(seconds: float, words: str) -> None:
     assert screen.duration(seconds) == words
+
+
+def test_where_pictures_grow_the_estimate_tells_their_largest_step_and_the_mean() -> None:
+    said = screen.estimate_lines(estimate(mean_step=Timed(0.5, 0.01, 24)))
+    assert said[1:3] == [
+        "  step      0.8 ± 0.01 s, 1,280 pictures/s",
+        "            of the largest pictures; 0.5 ± 0.01 s over all epochs",
+    ]
+    assert "over all epochs" not in "\n".join(screen.estimate_lines(estimate()))

@@ -130,6 +130,11 @@ class Estimate:
         return (self.plan.steps - self.plan.step) * self.mean_step.error
 
     @property
+    def grows(self) -> bool:
+        """Whether pictures have several sides."""
+        return self.mean_step != self.whole
+
+    @property
     def waits_for_pictures(self) -> bool:
         """Whether reading is the slower of the two."""
         return self.reading.seconds > self.computing.seconds

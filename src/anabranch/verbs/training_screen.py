@@ -231,6 +231,7 @@ def estimate_lines(found: Estimate) -> list[str]:
     return [
         f"estimated from {times} steps of {plan.recipe.steps.batch:,} pictures; nothing was kept of them",
         f"  step      {_timed(found.whole)}, {pace:,.0f} pictures/s",
+        *([f"            of the largest pictures; {_timed(found.mean_step)} over all epochs"] if found.grows else []),
         f"            reading alone {_timed(found.reading)}, computing alone {_timed(found.computing)}:",
         f"            the run {waits}",
         f"  epoch     {duration(found.epoch_seconds)}, and {duration(found.test_seconds)} for its test",
