@@ -37,13 +37,15 @@ def building_folder(folder: Path) -> Iterator[Path]:
     unique = secrets.token_hex(4)  # of the form UNIQUE
     staging = folder.with_name(f".{folder.name}.{unique}.partial")
     unseen = folder.with_name(f".{folder.name}.{unique}.new")  # under this name nobody sweeps it before it is held
-    unseen.mkdir()
-    lock = _locked(unseen)
-    unseen.rename(staging)
-    try:
+    lock = None
+    try:  # a signal may come at any time
+        unseen.mkdir()
+        lock = _locked(unseen)
+        unseen.rename(staging)
         yield staging
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        for each in (unseen, staging):
+            shutil.rmtree(each, ignore_errors=True)
         if lock is not None:
             os.close(lock)
 
