@@ -13,6 +13,7 @@ import pytest
 
 import anabranch
 from anabranch import cli
+from anabranch.train.recipe import find_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -82,9 +83,14 @@ SHOWING = [path for path in (*DOCUMENTS, *sorted((ROOT / "recipes").glob("*.toml
 
 
 @pytest.mark.parametrize("path", SHOWING, ids=lambda path: path.name)
-def test_every_command_that_is_shown_is_one_that_the_command_line_knows(path: Path) -> None:
+def test_every_command_that_is_shown_is_one_that_the_command_line_knows(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
     for verb, *words in shown(path):
-        cli.app.commands[verb].make_context(verb, words)  # raises click.UsageError
+        asked = cli.app.commands[verb].make_context(verb, words)  # raises click.UsageError
+        if verb == "train":
+            assert find_recipe(asked.params["recipe"]).is_file()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

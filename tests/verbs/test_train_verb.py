@@ -46,6 +46,8 @@ def test_a_recipe_becomes_an_artefact_that_answers(anabranch, tmp_path) -> None:
     ("arguments", "message"),
     [
         (["nowhere.toml"], "nowhere.toml: cannot be read"),
+        (["prob"], "prob: neither a file nor a recipe that anabranch brings along; the nearest of these are probe, "),
+        (["recipes/probe"], "recipes/probe: cannot be read"),
         ([RECIPE, "--set", "optimise.epoch=1"], "the nearest are epochs"),
         ([RECIPE, "--set", "data.train.path=/nowhere"], "/nowhere"),
     ],
@@ -55,6 +57,16 @@ def test_what_was_asked_wrongly_is_one_line(anabranch, tmp_path, arguments, mess
     assert done.status in (1, 2)
     assert message in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_a_recipe_that_came_along_is_known_by_its_name(anabranch, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = "--smoke", "--data", tmp_path / "none", "--out", tmp_path / "run"
+    (tmp_path / "finetune").mkdir()
+    assert f"{tmp_path / 'none'}: no such folder" in anabranch("train", "finetune", *asked).err
+    (tmp_path / "finetune").rmdir()
+    (tmp_path / "finetune").write_text("of one's own")
+    assert "finetune: not TOML" in anabranch("train", "finetune", *asked).err
 
 
 def test_a_rank_that_is_left_from_elsewhere_says_nothing(anabranch, tmp_path, monkeypatch) -> None:

@@ -30,7 +30,10 @@ def train(
     dry_run: bool,
     json: bool,
 ) -> int:
-    """Train as RECIPE says, a TOML file. On several devices: torchrun --nproc-per-node N -m anabranch train RECIPE."""
+    """Train as RECIPE says: a TOML file, or the name of one that anabranch brings along, such as probe or finetune.
+
+    On several devices: torchrun --nproc-per-node N -m anabranch train RECIPE.
+    """
     from anabranch.verbs import train
 
     status = train.run(

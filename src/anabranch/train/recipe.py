@@ -25,6 +25,7 @@ from anabranch.images.files import is_hidden, is_picture
 from anabranch.images.idx import IMAGES
 from anabranch.train.tables import Recipe
 
+SHIPPED = Path(__file__).parents[1] / "recipes"
 HELD_OUT = 0.2  # of pictures that come in one piece
 _TESTED = ("val", "valid", "validation", "eval", "test", "testing")  # what people call the other piece
 _LISTS = (".txt", ".csv")
@@ -34,6 +35,23 @@ _OTHERWISE = {
     "string_pattern_mismatch": "of letters, digits, '.', '_' and '-', the first a letter or a digit",
     "too_short": "a list that is not empty",
 }
+
+
+def find_recipe(given: str) -> Path:
+    """The file of a recipe, given by its path or, for one that anabranch brings along, by its name.
+
+    What looks like a name is a file all the same where there is one. Raises RecipeError with the nearest names.
+    """
+    path = Path(given)
+    if path.suffix == ".toml" or path.name != given or path.is_file():
+        return path
+    shipped = {recipe.stem: recipe for recipe in SHIPPED.glob("*.toml")}
+    if given not in shipped:
+        raise RecipeError(
+            f"{shown(given)}: neither a file nor a recipe that anabranch brings along; the nearest of these are "
+            f"{', '.join(nearest(given, shipped))}"
+        )
+    return shipped[given]
 
 
 def read_recipe(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it stands in torch's wing
 
 
 def run(
-    recipe_file: str,
+    recipe_given: str,
     *,
     data: str | None = None,
     out: str | None,
@@ -33,12 +33,11 @@ def run(
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     need("torch", extra="train")
     from anabranch.train.loop import rehearse, train
-    from anabranch.train.recipe import read_recipe
+    from anabranch.train.recipe import find_recipe, read_recipe
     from anabranch.verbs.training_screen import Bar, Lines, ending, estimate_json, estimate_lines, page_line
 
-    recipe = read_recipe(
-        Path(recipe_file), overrides=overrides, smoke=smoke, pictures=Path(data) if data is not None else None
-    )
+    pictures = Path(data) if data is not None else None
+    recipe = read_recipe(find_recipe(recipe_given), overrides=overrides, smoke=smoke, pictures=pictures)
     folder = Path(out) if out else Path("runs") / recipe.name
     if recipe.probe:
         if dry_run or resume or processes > 1:
