@@ -56,7 +56,7 @@ class OpenVinoGraph:
         keeps_sizes: bool = True,
     ):
         """`keeps_sizes`: what is prepared for each size of pictures is kept, 0.7 MB for each, up to gigabytes."""
-        self.path = file_ending(files, ".xml")
+        self.path, weights = (file_ending(files, end) for end in (".xml", ".bin"))
         core = openvino().Core()
         want_offered(core, precision)
         # Without a precision by name OpenVINO takes bf16 wherever the processor has it. What is INT8 the graph says.
@@ -72,7 +72,7 @@ class OpenVinoGraph:
         if kept is not None:
             config["CACHE_DIR"] = str(kept)
         try:
-            model = core.read_model(self.path)
+            model = core.read_model(self.path, weights)
         except RuntimeError as error:
             raise ArtefactError(f"OpenVINO cannot read {self.path}: {_last_line(error)}") from None
         self.takes, self.gives = _shape(model.input(0)), [_shape(output) for output in model.outputs]
