@@ -113,13 +113,13 @@ def test_a_rotation_is_pillows_to_one_level_but_where_rounding_decides_what_is_o
 
 def test_a_translation_moves_whole_pixels_and_leaves_black() -> None:
     pictures = smooth_pictures(3)
-    moved = OPERATIONS["translate-x"](pictures, torch.tensor([3.0, -2.4, 0.0]))
+    moved = OPERATIONS["translate-x"](pictures, torch.tensor([3.9, -2.9, 0.9]))
     assert torch.equal(moved[0, :, :, :-3], pictures[0, :, :, 3:])
     assert not moved[0, :, :, -3:].any()
     assert torch.equal(moved[1, :, :, 2:], pictures[1, :, :, :-2])
     assert not moved[1, :, :, :2].any()
     assert torch.equal(moved[2], pictures[2])
-    down = OPERATIONS["translate-y"](pictures.mT.contiguous(), torch.tensor([3.0, -2.4, 0.0]))
+    down = OPERATIONS["translate-y"](pictures.mT.contiguous(), torch.tensor([3.9, -2.9, 0.9]))
     assert torch.equal(down.mT, moved)
 
 

@@ -103,12 +103,12 @@ def shear_y(pixels: Tensor, amount: Tensor) -> Tensor:
 
 
 def translate_x(pixels: Tensor, amount: Tensor) -> Tensor:
-    """By whole pixels."""
-    return _moved(pixels, (1, 0, amount.round()), (0, 1, 0))
+    """By whole pixels; a fraction is cut off, as in both papers' code."""
+    return _moved(pixels, (1, 0, amount.trunc()), (0, 1, 0))
 
 
 def translate_y(pixels: Tensor, amount: Tensor) -> Tensor:
-    return _moved(pixels, (1, 0, 0), (0, 1, amount.round()))
+    return _moved(pixels, (1, 0, 0), (0, 1, amount.trunc()))
 
 
 def rotate(pixels: Tensor, amount: Tensor) -> Tensor:
