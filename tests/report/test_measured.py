@@ -130,7 +130,12 @@ def test_a_line_for_each_way_to_train_says_seconds_times_and_top1() -> None:
         "epoch_over_probe": {"probe in f32": 5.0, "probe in f32, and test": 4.5},
         "top1": {"probe in f32": 73.04, "fine-tuned, epoch 2 of 2": 51.06, "fine-tuned, epoch 10 of 10": 63.0},
     }
-    lines = probe_table([{**WHERE, "nets": [net]}]).splitlines()
+    ratios = {"probe in f32": 3.0, "probe in f32, and test": 2.5, "probe in int8": 9.06}
+    other = {**WHERE, "machine": {"cores": 2, "processor": "Another"}, "nets": [{**net, "epoch_over_probe": ratios}]}
+    text = probe_table([other, {**WHERE, "nets": [net]}])
+    told = "a_net, 1,500 photos: probe in f32 3.0x, probe in int8 9.1x."
+    assert f"On Another, 2026-11-23, at 0123456789ab: {told}" in text
+    lines = text.splitlines()
     assert lines[2] == "| a_net, 1,500 photos | probe in f32 | 40.0 (39.0 to 42.0) | 5.0x faster | 73.0 % |"
     assert lines[3].startswith("| a_net, 1,500 photos | an epoch of fine-tuning | 200.0 (199.0 to 202.0) |  | 51.1 % (")
     assert lines[3].endswith("51.1 % (epoch 2 of 2); 63.0 % (epoch 10 of 10) |")
