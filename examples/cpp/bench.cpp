@@ -47,22 +47,22 @@ double throughput_per_s(Predictor& predictor, const Picture& picture) {
     std::vector<ov::InferRequest> requests(predictor.num_requests());
     for (ov::InferRequest& request : requests) {
         request = predictor.request();
-        predictor.fill(request, picture);
+        for (std::size_t row = 0; row < predictor.batch(); ++row) predictor.fill(request, row, picture);
         request.infer();
         request.start_async();
     }
-    int num_done = 0;
+    std::size_t num_done = 0;
     const auto start = Clock::now();
     while (Clock::now() - start < kThroughputFor) {
         for (ov::InferRequest& request : requests) {
             request.wait();
             request.start_async();
-            ++num_done;
+            num_done += predictor.batch();
         }
     }
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     for (ov::InferRequest& request : requests) request.wait();
-    return num_done / seconds;
+    return static_cast<double>(num_done) / seconds;
 }
 
 }  // namespace
@@ -73,12 +73,12 @@ Measured bench(const std::filesystem::path& folder, const std::optional<std::fil
     const std::int64_t side = predictor.card().preprocess.crop_px;
     const Picture pixels = picture ? decode(*picture) : Picture(side, side);
     ov::InferRequest request = predictor.request();
-    predictor.fill(request, pixels);
+    predictor.fill(request, 0, pixels);
     request.infer();
-    predictor.guesses(request, 1);
+    predictor.guesses(request, 0, 1);
     const double cold_start_ms = process_age_ms();
     const double latency_ms = median_latency_ms(request);
-    Predictor busy(folder, engine, Aim::throughput);
+    Predictor busy(folder, engine, Aim::throughput, kBatch);
     return {predictor.card().name, predictor.precision(), cold_start_ms, latency_ms, kLatencies,
             throughput_per_s(busy, pixels)};
 }

@@ -21,6 +21,8 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
+constexpr std::size_t kMany = 64;  // pictures from which on they go in batches, and the first answer may wait for that
+
 constexpr char kUsage[] =
     R"(predict ARTEFACT IMAGE...         the best classes of each JPEG
 predict ARTEFACT FOLDER...        of every JPEG at any depth, as CSV
@@ -160,7 +162,8 @@ int run_classify(const Arguments& arguments) {
             pictures.push_back(path);
         }
     }
-    Predictor predictor(arguments.artefact, arguments.engine, pictures.size() == 1 ? Aim::latency : Aim::throughput);
+    const Aim aim = pictures.size() == 1 ? Aim::latency : Aim::throughput;
+    Predictor predictor(arguments.artefact, arguments.engine, aim, pictures.size() < kMany ? 1 : kBatch);
     const std::size_t top = std::min(static_cast<std::size_t>(arguments.top), predictor.card().labels.size());
     ordered_json answers = ordered_json::array();
     if (as_csv) write_header(top);

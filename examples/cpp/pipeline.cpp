@@ -13,21 +13,25 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Picture i is read into slot i modulo their number, and inferred there; the slot is free again once it is answered.
+// The pictures of batch i are read into slot i modulo their number, and inferred there; the slot is free again once all
+// of them are answered.
 struct Slot {
     ov::InferRequest request;
-    std::string error;
+    std::vector<std::string> errors;  // of each picture: empty, or what stands in its way
     bool started = false;
 };
 
 class Pipeline {
 public:
     Pipeline(Predictor& predictor, const std::vector<fs::path>& pictures)
-        : predictor_(predictor), pictures_(pictures) {
+        : predictor_(predictor),
+          pictures_(pictures),
+          batch_(predictor.batch()),
+          num_batches_((pictures.size() + batch_ - 1) / batch_) {
         const std::size_t cores = std::max(1U, std::thread::hardware_concurrency());
-        const std::size_t num_readers = std::min({cores, std::size_t{8}, pictures.size()});
+        const std::size_t num_readers = std::min({cores, std::size_t{8}, num_batches_});
         // Enough that neither side waits for the other on a machine that is shared.
-        slots_.resize(std::min(num_readers + 4 * predictor.num_requests(), pictures.size()));
+        slots_.resize(std::min(num_readers + 4 * predictor.num_requests(), num_batches_));
         for (Slot& slot : slots_) slot.request = predictor.request();
         for (std::size_t i = 0; i < num_readers; ++i) readers_.emplace_back([this] { read_pictures(); });
     }
@@ -38,7 +42,7 @@ public:
     ~Pipeline() {
         {
             const std::lock_guard lock(mutex_);
-            next_ = pictures_.size();
+            next_ = num_batches_;
         }
         changed_.notify_all();
         for (std::thread& reader : readers_) reader.join();
@@ -46,20 +50,21 @@ public:
 
     // Of the next picture; waits for it.
     Answer answer(std::size_t top) {
-        Slot& slot = slots_[num_answered_ % slots_.size()];
+        Slot& slot = slots_[num_answered_ / batch_ % slots_.size()];
+        const std::size_t row = num_answered_ % batch_;
         {
             std::unique_lock lock(mutex_);
             changed_.wait(lock, [&] { return slot.started; });
         }
-        Answer answer{pictures_[num_answered_].string(), {}, slot.error};
-        if (slot.error.empty()) {
+        Answer answer{pictures_[num_answered_].string(), {}, slot.errors[row]};
+        if (answer.error.empty()) {
             slot.request.wait();
-            answer.guesses = predictor_.guesses(slot.request, top);
+            answer.guesses = predictor_.guesses(slot.request, row, top);
         }
         {
             const std::lock_guard lock(mutex_);
-            slot.started = false;
             ++num_answered_;
+            slot.started = row + 1 < slot.errors.size();
         }
         changed_.notify_all();
         return answer;
@@ -70,23 +75,38 @@ private:
         Picture decoded;
         std::unique_lock lock(mutex_);
         while (true) {
-            changed_.wait(lock, [&] { return next_ == pictures_.size() || next_ < num_answered_ + slots_.size(); });
-            if (next_ == pictures_.size()) return;
-            const fs::path& path = pictures_[next_];
+            changed_.wait(lock, [&] {
+                return next_ == num_batches_ || next_ < num_answered_ / batch_ + slots_.size();
+            });
+            if (next_ == num_batches_) return;
+            const std::size_t first = next_ * batch_;
             Slot& slot = slots_[next_++ % slots_.size()];
             lock.unlock();
-            slot.error = start(slot.request, path, decoded);
+            start(slot, first, decoded);
             lock.lock();
             slot.started = true;
             changed_.notify_all();
         }
     }
 
+    // Read the batch that begins with picture `first`, and let what could be read be inferred.
+    void start(Slot& slot, std::size_t first, Picture& decoded) const {
+        slot.errors.assign(std::min(batch_, pictures_.size() - first), "");
+        for (std::size_t row = 0; row < slot.errors.size(); ++row) {
+            slot.errors[row] = fill(slot.request, row, pictures_[first + row], decoded);
+        }
+        const auto readable = [](const std::string& error) { return error.empty(); };
+        try {
+            if (std::any_of(slot.errors.begin(), slot.errors.end(), readable)) slot.request.start_async();
+        } catch (const std::exception& error) {
+            std::replace_if(slot.errors.begin(), slot.errors.end(), readable, error.what());
+        }
+    }
+
     // Empty, or what stands in the way.
-    std::string start(ov::InferRequest& request, const fs::path& path, Picture& decoded) const try {
+    std::string fill(ov::InferRequest& request, std::size_t row, const fs::path& path, Picture& decoded) const try {
         decode(path, decoded);
-        predictor_.fill(request, decoded);
-        request.start_async();
+        predictor_.fill(request, row, decoded);
         return "";
     } catch (const Error& error) {
         return error.what();
@@ -100,7 +120,9 @@ private:
     std::vector<std::thread> readers_;
     std::mutex mutex_;
     std::condition_variable changed_;
-    std::size_t next_ = 0;          // picture to be read
+    const std::size_t batch_;
+    const std::size_t num_batches_;
+    std::size_t next_ = 0;          // batch to be read
     std::size_t num_answered_ = 0;  // pictures before it are answered
 };
 

@@ -101,12 +101,12 @@ std::string last_line(const std::string& text) {
     return last;
 }
 
-ov::CompiledModel compiled(const fs::path& xml, const Card& card, const ov::AnyMap& config) try {
+ov::CompiledModel compiled(const fs::path& xml, const Card& card, std::size_t batch, const ov::AnyMap& config) try {
     ov::Core core;
     const std::shared_ptr<ov::Model> model = core.read_model(xml.string());
     check_graph(*model, card, xml);
     const std::int64_t side = card.preprocess.crop_px;
-    model->reshape(ov::PartialShape{1, side, side, 3});
+    model->reshape(ov::PartialShape{static_cast<std::int64_t>(batch), side, side, 3});
     return core.compile_model(model, "CPU", config);
 } catch (const ov::Exception& error) {
     throw Error("OpenVINO cannot read " + xml.string() + ": " + last_line(error.what()));
@@ -129,30 +129,33 @@ std::vector<float> sigmoid(std::vector<float> values) {
 
 }  // namespace
 
-Predictor::Predictor(const fs::path& folder, const Engine& engine, Aim aim)
+Predictor::Predictor(const fs::path& folder, const Engine& engine, Aim aim, std::size_t batch)
     : card_(read_card(folder)),
       precision_(engine.precision.value_or(card_.graphs.count("f32") == 0 && card_.graphs.count("int8") == 1
                                                ? "int8"
-                                               : "f32")) {
+                                               : "f32")),
+      batch_(batch) {
     const std::vector<File>& files = files_for(card_, precision_, folder);
     const std::vector<fs::path> paths = checked_files(folder, files);
     const auto xml = std::find_if(paths.begin(), paths.end(),
                                   [](const fs::path& path) { return path.extension() == ".xml"; });
     if (xml == paths.end()) throw Error((folder / "card.json").string() + " names no .xml file; export it again");
-    compiled_ = compiled(*xml, card_, settings(files, engine, aim));
+    compiled_ = compiled(*xml, card_, batch_, settings(files, engine, aim));
 }
 
 std::size_t Predictor::num_requests() const { return compiled_.get_property(ov::optimal_number_of_infer_requests); }
 
-void Predictor::fill(ov::InferRequest& request, const Picture& picture) const {
+void Predictor::fill(ov::InferRequest& request, std::size_t row, const Picture& picture) const {
     const Picture square = preprocessed(picture, card_.preprocess);
-    std::copy(square.rgb.begin(), square.rgb.end(), request.get_input_tensor().data<std::uint8_t>());
+    auto* pixels = request.get_input_tensor().data<std::uint8_t>() + row * square.rgb.size();
+    std::copy(square.rgb.begin(), square.rgb.end(), pixels);
 }
 
-std::vector<Guess> Predictor::guesses(ov::InferRequest& request, std::size_t top) const {
+std::vector<Guess> Predictor::guesses(ov::InferRequest& request, std::size_t row, std::size_t top) const {
     const ov::Tensor output = request.get_output_tensor();
-    const auto* first = output.data<const float>();
-    const std::vector<float> logits(first, first + output.get_size());
+    const std::size_t count = output.get_size() / batch_;
+    const auto* first = output.data<const float>() + row * count;
+    const std::vector<float> logits(first, first + count);
     const std::vector<float> probabilities = card_.multi_label ? sigmoid(logits) : softmax(logits);
     std::vector<std::size_t> order(logits.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
