@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 #include "bench.hpp"
@@ -21,7 +22,8 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-constexpr std::size_t kMany = 64;  // pictures from which on they go in batches, and the first answer may wait for that
+// Pictures for each core from which on they go in batches: no core is without one then, and the first answer may wait.
+constexpr std::size_t kMany = 4 * kBatch;
 
 constexpr char kUsage[] =
     R"(predict ARTEFACT IMAGE...         the best classes of each JPEG
@@ -163,7 +165,8 @@ int run_classify(const Arguments& arguments) {
         }
     }
     const Aim aim = pictures.size() == 1 ? Aim::latency : Aim::throughput;
-    Predictor predictor(arguments.artefact, arguments.engine, aim, pictures.size() < kMany ? 1 : kBatch);
+    const bool many = pictures.size() >= kMany * std::max(1U, std::thread::hardware_concurrency());
+    Predictor predictor(arguments.artefact, arguments.engine, aim, many ? kBatch : 1);
     const std::size_t top = std::min(static_cast<std::size_t>(arguments.top), predictor.card().labels.size());
     ordered_json answers = ordered_json::array();
     if (as_csv) write_header(top);

@@ -179,13 +179,14 @@ def test_many_pictures_are_answered_in_order(predict, packed, jpegs, tmp_path):
     assert_same_answers(answers(done), packed.folder, sorted(tmp_path.iterdir()))
 
 
-@pytest.mark.parametrize("count", [63, 64, 65, 83])
-def test_among_many_those_that_cannot_be_read_cost_no_other_its_answer(predict, jpegs, tmp_path, count):
-    """One by one and in batches of eight: some of a batch, all of one, and the last picture of all."""
+@pytest.mark.parametrize("more", [-1, 0, 1, 19])
+def test_among_many_those_that_cannot_be_read_cost_no_other_its_answer(predict, jpegs, tmp_path, more):
+    """One by one and, from 32 a core on, in batches of eight: some of a batch, all of one, and the last picture."""
+    count = 32 * len(os.sched_getaffinity(0)) + more
     for index in range(count):
         jpeg = jpegs[index * 7 % len(jpegs)].read_bytes()
         is_cut = index in (3, 40, count - 1) or 16 <= index < 24
-        (tmp_path / f"{index:03}.jpg").write_bytes(jpeg[:400] if is_cut else jpeg)
+        (tmp_path / f"{index:04}.jpg").write_bytes(jpeg[:400] if is_cut else jpeg)
     assert_same_csv(predict, tmp_path, status=1)
 
 

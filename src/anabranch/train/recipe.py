@@ -25,7 +25,7 @@ from anabranch.images.files import is_hidden, is_picture
 from anabranch.images.idx import IMAGES
 from anabranch.train.tables import Recipe
 
-SHIPPED = Path(__file__).parents[1] / "recipes"
+SHIPPED = Path(__file__).parents[1] / "recipes"  # in a checkout a link to recipes/, in a wheel its files
 HELD_OUT = 0.2  # of pictures that come in one piece
 _TESTED = ("val", "valid", "validation", "eval", "test", "testing")  # what people call the other piece
 _LISTS = (".txt", ".csv")
