@@ -8,7 +8,6 @@
 #include <optional>
 #include <string>
 #include <system_error>
-#include <thread>
 #include <vector>
 
 #include "bench.hpp"
@@ -21,9 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
-
-// Pictures for each core from which on they go in batches: no core is without one then, and the first answer may wait.
-constexpr std::size_t kMany = 4 * kBatch;
 
 constexpr char kUsage[] =
     R"(predict ARTEFACT IMAGE...         the best classes of each JPEG
@@ -165,8 +161,7 @@ int run_classify(const Arguments& arguments) {
         }
     }
     const Aim aim = pictures.size() == 1 ? Aim::latency : Aim::throughput;
-    const bool many = pictures.size() >= kMany * std::max(1U, std::thread::hardware_concurrency());
-    Predictor predictor(arguments.artefact, arguments.engine, aim, many ? kBatch : 1);
+    Predictor predictor(arguments.artefact, arguments.engine, aim, batch_for(pictures.size()));
     const std::size_t top = std::min(static_cast<std::size_t>(arguments.top), predictor.card().labels.size());
     ordered_json answers = ordered_json::array();
     if (as_csv) write_header(top);

@@ -13,6 +13,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::size_t kMany = 4 * kBatch;  // pictures for each core from which on they go in batches
+
+std::size_t num_cores() { return std::max(1U, std::thread::hardware_concurrency()); }
+
 // The pictures of batch i are read into slot i modulo their number, and inferred there; the slot is free again once all
 // of them are answered.
 struct Slot {
@@ -28,8 +32,7 @@ public:
           pictures_(pictures),
           batch_(predictor.batch()),
           num_batches_((pictures.size() + batch_ - 1) / batch_) {
-        const std::size_t cores = std::max(1U, std::thread::hardware_concurrency());
-        const std::size_t num_readers = std::min({cores, std::size_t{8}, num_batches_});
+        const std::size_t num_readers = std::min({num_cores(), std::size_t{8}, num_batches_});
         // Enough that neither side waits for the other on a machine that is shared.
         slots_.resize(std::min(num_readers + 4 * predictor.num_requests(), num_batches_));
         for (Slot& slot : slots_) slot.request = predictor.request();
@@ -127,6 +130,8 @@ private:
 };
 
 }  // namespace
+
+std::size_t batch_for(std::size_t num_pictures) { return num_pictures < kMany * num_cores() ? 1 : kBatch; }
 
 void classify(Predictor& predictor, const std::vector<fs::path>& pictures, std::size_t top,
               const std::function<void(const Answer&)>& report) {

@@ -16,6 +16,10 @@ struct Answer {
     std::string error;           // why not
 };
 
+// How many pictures a request should hold where so many are to be answered: one, or `kBatch` where that leaves no core
+// without any.
+std::size_t batch_for(std::size_t num_pictures);
+
 // Report one answer for each picture, in their order, from the calling thread.
 void classify(Predictor& predictor, const std::vector<std::filesystem::path>& pictures, std::size_t top,
               const std::function<void(const Answer&)>& report);

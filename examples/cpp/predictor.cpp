@@ -101,9 +101,10 @@ std::string last_line(const std::string& text) {
     return last;
 }
 
-ov::CompiledModel compiled(const fs::path& xml, const Card& card, std::size_t batch, const ov::AnyMap& config) try {
+ov::CompiledModel compiled(const fs::path& xml, const fs::path& weights, const Card& card, std::size_t batch,
+                           const ov::AnyMap& config) try {
     ov::Core core;
-    const std::shared_ptr<ov::Model> model = core.read_model(xml.string());
+    const std::shared_ptr<ov::Model> model = core.read_model(xml.string(), weights.string());
     check_graph(*model, card, xml);
     const std::int64_t side = card.preprocess.crop_px;
     model->reshape(ov::PartialShape{static_cast<std::int64_t>(batch), side, side, 3});
@@ -137,10 +138,13 @@ Predictor::Predictor(const fs::path& folder, const Engine& engine, Aim aim, std:
       batch_(batch) {
     const std::vector<File>& files = files_for(card_, precision_, folder);
     const std::vector<fs::path> paths = checked_files(folder, files);
-    const auto xml = std::find_if(paths.begin(), paths.end(),
-                                  [](const fs::path& path) { return path.extension() == ".xml"; });
-    if (xml == paths.end()) throw Error((folder / "card.json").string() + " names no .xml file; export it again");
-    compiled_ = compiled(*xml, card_, batch_, settings(files, engine, aim));
+    const auto ending = [&](const char* extension) {
+        const auto found = std::find_if(paths.begin(), paths.end(),
+                                        [&](const fs::path& path) { return path.extension() == extension; });
+        if (found != paths.end()) return *found;
+        throw Error((folder / "card.json").string() + " names no " + extension + " file; export it again");
+    };
+    compiled_ = compiled(ending(".xml"), ending(".bin"), card_, batch_, settings(files, engine, aim));
 }
 
 std::size_t Predictor::num_requests() const { return compiled_.get_property(ov::optimal_number_of_infer_requests); }

@@ -311,6 +311,10 @@ BAD_CARDS = {
         lambda card: files_of(card).update({"f33.bin": files_of(card).pop("f32.bin")}),
         "is incomplete: f33.bin is missing",
     ),
+    "without the weights": (
+        lambda card: files_of(card).pop("f32.bin"),
+        "card.json names no .bin file; export it again",
+    ),
     "with another size of pixels than the graph's": (
         lambda card: card["preprocess"].update(crop_px=34),
         "the card says u8 [?,34,34,3]",
