@@ -36,7 +36,7 @@ from parity import environments
 sys.path.insert(0, str(Path(__file__).parent / "contenders"))
 import peak
 
-HERE = Path(__file__).parent / "contenders"
+HERE = Path(peak.__file__).parent
 PEERS = Path(__file__).parents[1] / "tests/parity/peers"
 THREADS = str(len(os.sched_getaffinity(0)))
 BATCHES = (1, 4, 8)

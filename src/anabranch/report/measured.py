@@ -174,10 +174,9 @@ def probe_table(runs: Runs) -> str:
     rows = []
     for net in run["nets"]:
         seconds, title = net["seconds"], f"{net['net']}, {net['pictures']:,} photos"
-        for name, ratio in net["epoch_over_probe"].items():
-            if not name.endswith(", and test"):
-                top1 = f"{net['top1'][name]:.1f} %" if name in net["top1"] else ""  # the same whatever was kept
-                rows.append([title, name, _spread(seconds[name]), f"{ratio:.1f}x faster", top1])
+        for name, ratio in _without_test(net):
+            top1 = f"{net['top1'][name]:.1f} %" if name in net["top1"] else ""  # the same whatever was kept
+            rows.append([title, name, _spread(seconds[name]), f"{ratio:.1f}x faster", top1])
         tuned = {name: top1 for name, top1 in net["top1"].items() if name not in net["epoch_over_probe"]}
         top1s = "; ".join(f"{top1:.1f} % ({name.removeprefix('fine-tuned, ')})" for name, top1 in tuned.items())
         rows.append([title, "an epoch of fine-tuning", _spread(seconds["epoch"]), "", top1s])
@@ -186,12 +185,16 @@ def probe_table(runs: Runs) -> str:
 
 
 def _faster_than_an_epoch(run: Mapping[str, Any]) -> str:
-    told = []
-    for net in run["nets"]:
-        ratios = [(name, ratio) for name, ratio in net["epoch_over_probe"].items() if not name.endswith(", and test")]
-        each = ", ".join(f"{name} {ratio:.1f}x" for name, ratio in ratios)
-        told.append(f"{net['net']}, {net['pictures']:,} photos: {each}")
-    return "; ".join(told)
+    return "; ".join(
+        f"{net['net']}, {net['pictures']:,} photos: "
+        + ", ".join(f"{name} {ratio:.1f}x" for name, ratio in _without_test(net))
+        for net in run["nets"]
+    )
+
+
+def _without_test(net: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Ways to probe, and how many of them fit into an epoch."""
+    return [(name, ratio) for name, ratio in net["epoch_over_probe"].items() if not name.endswith(", and test")]
 
 
 def training_table(runs: Runs) -> str:
