@@ -5,10 +5,12 @@
 #include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 #include <utility>
 
 #include "error.hpp"
+#include "sha256.hpp"
 
 namespace anabranch {
 namespace {
@@ -68,6 +70,14 @@ public:
         return value_.get<std::int64_t>();
     }
 
+    std::string sha256() const {
+        const std::string digits = value_.is_string() ? value_.get<std::string>() : "";
+        if (digits.size() != 64 || digits.find_first_not_of("0123456789abcdef") != std::string::npos) {
+            refuse("64 hexadecimal digits");
+        }
+        return digits;
+    }
+
     template <typename Choice>
     Choice one_of(const std::vector<std::pair<std::string, Choice>>& choices) const {
         std::string known;
@@ -115,7 +125,8 @@ File file_of(const std::string& name, const Said& files) {
     if (!stays) {
         throw Error(files.where() + ": '" + name + "' leaves the folder; a plain path inside it was expected");
     }
-    return {name, static_cast<std::uintmax_t>(files.at(name).at("bytes").whole(0))};
+    const Said file = files.at(name);
+    return {name, static_cast<std::uintmax_t>(file.at("bytes").whole(0)), file.at("sha256").sha256()};
 }
 
 std::map<std::string, std::vector<File>> graphs_of(const Said& formats) {
@@ -127,6 +138,29 @@ std::map<std::string, std::vector<File>> graphs_of(const Said& formats) {
         for (const std::string& name : files.keys()) graphs[precision].push_back(file_of(name, files));
     }
     return graphs;
+}
+
+// As strict as Python: a key that occurs twice is refused, and so is a byte order mark.
+json parsed(const fs::path& path) {
+    const std::string text = content(path);
+    const auto refuse = [&](const std::string& why) {
+        throw Error(path.string() + " is damaged: " + why + kCopyAgain);
+    };
+    if (text.rfind("\xEF\xBB\xBF", 0) == 0) refuse("it begins with a byte order mark");
+    std::vector<std::set<std::string>> keys;  // of the objects around what is read
+    const json value = json::parse(
+        text,
+        [&](int, json::parse_event_t event, json& met) {
+            if (event == json::parse_event_t::object_start) keys.emplace_back();
+            if (event == json::parse_event_t::object_end) keys.pop_back();
+            if (event == json::parse_event_t::key && !keys.back().insert(met.get<std::string>()).second) {
+                refuse("the key '" + met.get<std::string>() + "' occurs twice in one object");
+            }
+            return true;
+        },
+        false);
+    if (value.is_discarded()) refuse("it is not JSON");
+    return value;
 }
 
 std::vector<std::string> labels_in(const fs::path& path) {
@@ -143,6 +177,19 @@ std::vector<std::string> labels_in(const fs::path& path) {
         }
     }
     return labels;
+}
+
+void check_labels(const std::vector<std::string>& labels, const Said& said) {
+    const Said count = said.at("count");
+    if (static_cast<std::int64_t>(labels.size()) != count.whole(0)) {
+        throw Error(count.where() + " is " + std::to_string(count.whole(0)) + ", but the labels beside it are " +
+                    std::to_string(labels.size()));
+    }
+    Sha256 hash;
+    for (const std::string& label : labels) hash.add(label + "\n");
+    if (const Said sha256 = said.at("sha256"); hash.digits() != sha256.sha256()) {
+        throw Error(sha256.where() + " is not that of the labels beside it" + kCopyAgain);
+    }
 }
 
 void check_version(const Said& version) {
@@ -162,11 +209,9 @@ Card read_card(const fs::path& folder) {
     if (!fs::is_regular_file(path)) {
         throw Error(folder.string() + " is not an artefact: it holds no card.json. 'anabranch export' makes one");
     }
-    const json parsed = json::parse(content(path), nullptr, false);
-    if (parsed.is_discarded()) throw Error(path.string() + " is damaged: it is not JSON" + kCopyAgain);
-    const Said card(parsed, path.string());
+    const json value = parsed(path);
+    const Said card(value, path.string());
     check_version(card.at("card_version"));
-    const Said count = card.at("labels").at("count");
     Card read{
         card.at("weights").at("name").text(),
         labels_in(folder / "labels.txt"),
@@ -174,10 +219,7 @@ Card read_card(const fs::path& folder) {
         preprocess_of(card.at("preprocess")),
         graphs_of(card.at("graphs")),
     };
-    if (static_cast<std::int64_t>(read.labels.size()) != count.whole(0)) {
-        throw Error(count.where() + " is " + std::to_string(count.whole(0)) + ", but the labels beside it are " +
-                    std::to_string(read.labels.size()));
-    }
+    check_labels(read.labels, card.at("labels"));
     return read;
 }
 
@@ -197,6 +239,10 @@ std::vector<fs::path> checked_files(const fs::path& folder, const std::vector<Fi
         if (const std::uintmax_t met = fs::file_size(path); met != wanted.size_bytes) {
             throw Error(path.string() + " holds " + std::to_string(met) + " bytes; the card says " +
                         std::to_string(wanted.size_bytes) + kCopyAgain);
+        }
+        if (const std::string met = sha256_of(path); met != wanted.sha256) {  // told with three dots each
+            throw Error(path.string() + " is not the file that the card describes: its SHA-256 is " +
+                        met.substr(0, 12) + "..., the card says " + wanted.sha256.substr(0, 12) + ".." + kCopyAgain);
         }
         paths.push_back(path);
     }

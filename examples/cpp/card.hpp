@@ -14,6 +14,7 @@ namespace anabranch {
 struct File {
     std::string name;  // relative path with forward slashes
     std::uintmax_t size_bytes;
+    std::string sha256;  // in hexadecimal
 };
 
 struct Card {
@@ -27,7 +28,8 @@ struct Card {
 // The card and the labels of an artefact. Throws Error.
 Card read_card(const std::filesystem::path& folder);
 
-// Where these files lie, once each is inside the folder and as large as the card says. Throws Error.
+// Where these files lie, once each is inside the folder and is, to the last bit, the one that the card describes.
+// Throws Error.
 std::vector<std::filesystem::path> checked_files(const std::filesystem::path& folder, const std::vector<File>& files);
 
 }  // namespace anabranch

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anabranch.artefact import read_card
+from anabranch.artefact import read_card, sha256
+from anabranch.errors import Error
 from anabranch.pack import pack
 from anabranch.runtimes import builtin, open_model
 from anabranch.runtimes.pipeline import classify
@@ -298,6 +299,14 @@ BAD_CARDS = {
         lambda card: card["labels"].update(count=6),
         "labels.count is 6, but the labels beside it are 5",
     ),
+    "with other labels than its maker's": (
+        lambda card: card["labels"].update(sha256="0" * 64),
+        "labels.sha256 is not that of the labels beside it",
+    ),
+    "with a hash that is none": (
+        lambda card: files_of(card)["f32.bin"].update(sha256="A" * 64),
+        'files.f32.bin.sha256 is "AAAA',
+    ),
     "with a path up": (
         lambda card: files_of(card).update({"../f32.bin": files_of(card).pop("f32.bin")}),
         "'../f32.bin' leaves the folder; a plain path inside it was expected",
@@ -336,12 +345,39 @@ def test_a_card_that_does_not_fit_is_refused_in_one_line(named, predict, packed,
     assert sentence in error
 
 
-def test_a_damaged_card_is_refused_in_one_line(predict, packed, with_card, jpegs):
+DAMAGED_CARDS = {
+    "cut short": (lambda text: text[:100], "it is not JSON"),
+    "with a key twice": (
+        lambda text: text.replace(b'"preprocess": {', b'"preprocess": {"crop_px": 33, '),
+        "the key 'crop_px' occurs twice in one object",
+    ),
+    "with a byte order mark": (lambda text: b"\xef\xbb\xbf" + text, "it begins with a byte order mark"),
+}
+
+
+@pytest.mark.parametrize("named", DAMAGED_CARDS)
+def test_a_damaged_card_is_refused_in_one_line(named, predict, packed, with_card, jpegs):
+    damage, reason = DAMAGED_CARDS[named]
     folder = with_card(packed.folder, lambda card: None)
-    os.truncate(folder / "card.json", 100)
+    card = folder / "card.json"
+    card.write_bytes(damage(card.read_bytes()))
     done = predict(folder, jpegs[0])
-    wanted = f"error: {folder}/card.json is damaged: it is not JSON. Copy or export the artefact again\n"
+    wanted = f"error: {card} is damaged: {reason}. Copy or export the artefact again\n"
     assert (done.returncode, done.stderr.decode()) == (1, wanted)
+    with pytest.raises(Error, match="is damaged"):
+        read_card(folder)
+
+
+def test_weights_with_a_bit_turned_are_refused_as_in_python(predict, packed, with_card, jpegs):
+    folder = with_card(packed.folder, lambda card: None)
+    weights = folder / "f32.bin"
+    held = bytearray(weights.read_bytes())
+    held[len(held) // 2] ^= 1
+    weights.write_bytes(held)
+    done = predict(folder, jpegs[0])
+    with pytest.raises(Error, match="is not the file that the card describes") as met:
+        open_model(folder)
+    assert (done.returncode, done.stderr.decode()) == (1, f"error: {met.value}\n")
 
 
 def test_a_link_out_of_the_artefact_is_refused(predict, packed, with_card, jpegs, tmp_path):
@@ -358,6 +394,8 @@ def test_a_damaged_graph_is_refused_in_one_line(predict, packed, with_card, jpeg
     graph = folder / "f32.xml"
     text = graph.read_bytes()
     graph.write_bytes(text[:1000] + b"<" * 100 + text[1100:])
+    folder = with_card(folder, lambda card: files_of(card)["f32.xml"].update(sha256=sha256(graph)), "described")
+    graph = folder / "f32.xml"
     done = predict(folder, jpegs[0])
     error = done.stderr.decode()
     assert (done.returncode, error.count("\n")) == (1, 1)

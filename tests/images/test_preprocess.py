@@ -219,6 +219,7 @@ def test_a_strip_too_narrow_for_opencv_is_refused_with_its_sizes():
         ("crop_px", 224.0),
         ("crop_px", True),
         ("resize_px", -1),
+        ("resize_px", 65_536),
         ("fit", "longer-side"),
         ("resampler", "bilinear"),
         ("rounding", "timm"),

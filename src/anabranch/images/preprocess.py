@@ -38,6 +38,7 @@ IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 _WHOLE_PX = (
     16_000_000  # the largest picture that is resized as a whole by Pillow, 64 MB: sides of up to 1 to 250 at 256
 )
+_MOST_PX = 65_535  # of a side, as in JPEG
 _STRIP_ROWS = 256  # are narrowed at a time: of 64 to 1,000, the fewest milliseconds
 _OPENCV_PX = 50_000_000  # and by OpenCV, 150 MB; it cannot resize a part
 
@@ -59,7 +60,8 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         for field in ("crop_px", "resize_px"):
-            self._want(_is_whole(getattr(self, field)) and getattr(self, field) >= 1, field, "a whole number of pixels")
+            fits = _is_whole(getattr(self, field)) and 1 <= getattr(self, field) <= _MOST_PX
+            self._want(fits, field, f"a whole number of pixels, 1 to {_MOST_PX:,}")
         for field, known in (("fit", Fit), ("resampler", Resampler), ("rounding", Rounding)):
             self._want(getattr(self, field) in get_args(known), field, f"one of {', '.join(get_args(known))}")
         self._want(_is_colour(self.mean), "mean", "three numbers in 0..1: red, green, blue")
