@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from anabranch.screen import Column, table, wrapped
+from anabranch.screen import Column, spelt, table, wrapped
 
 COLUMNS = [Column("name"), Column("params", right=True), Column("by")]
 ROWS = [("resnet50", "25.56", "torchvision"), ("senet", "115.09", "")]
@@ -47,3 +47,9 @@ print_json({said!a})
     told = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run([sys.executable, "-c", script], env=told, capture_output=True, check=True)
     assert json.loads(done.stdout.decode(encoding)) == said
+
+
+def test_a_name_from_elsewhere_neither_moves_the_cursor_nor_turns_text_around() -> None:
+    assert spelt("a\x1b[2Jb\x07\r\x9bc\u202ed") == "a\\x1b[2Jb\\x07\\x0d\\x9bc\\u202ed"
+    kept = "née \u3000\U0001f468\u200d\U0001f469 \tb\n\u0645\u06cc\u200c\u062e"  # joiners belong to words and emoji
+    assert spelt(kept) == kept

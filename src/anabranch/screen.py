@@ -1,12 +1,18 @@
-"""Text for people and JSON for machines. Plain strings: `list` must not wait for a rendering library."""
+"""Text for people, JSON and CSV for machines. Plain strings: `list` must not wait for a rendering library."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TextIO
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TextIO
+
+# Control characters but for tab and line feed, and those that turn the order of text around.
+_UNSEEN = {*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+_SPELT = {code: f"\\u{code:04x}" if code > 255 else f"\\x{code:02x}" for code in _UNSEEN}
 
 
 class Column(NamedTuple):
@@ -18,6 +24,23 @@ def print_json(value: Any) -> None:
     """As it is where standard output takes any character, elsewhere with the escapes of JSON."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(json.dumps(value, indent=2, ensure_ascii=not unicode))
+
+
+def csv_output() -> TextIO:
+    """Standard output as `open_csv` would open it, whatever the screen takes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
+    return sys.stdout
+
+
+def open_csv(place: Path, mode: Literal["w", "a"]) -> TextIO:
+    """UTF-8, lines ended as they are written, and what is no text in a name with backslashes. Raises OSError."""
+    return place.open(mode, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def spelt(text: str) -> str:
+    """What others named, for a terminal: no character of it moves the cursor, changes colours or turns text around."""
+    return text.translate(_SPELT)
 
 
 def counted(number: int, noun: str) -> str:

@@ -67,9 +67,9 @@ def test_a_card_that_does_not_name_what_the_engine_reads_is_refused(folder, engi
         open_model(folder, engine=engine)
 
 
-@pytest.mark.parametrize("threads", [0, -2, 99_999_999_999])
+@pytest.mark.parametrize("threads", [0, -2, 99_999_999_999, "2", 1.5])
 def test_threads_beyond_any_machine_are_refused(packed, threads):
-    with pytest.raises(UsageError, match=f"threads = {threads}"):
+    with pytest.raises(UsageError, match=f"threads = {threads!r} does not fit"):
         open_model(packed.folder, threads=threads)
 
 
@@ -135,17 +135,33 @@ def test_a_file_that_the_engine_cannot_read_is_named(folder, engine, name):
         open_model(folder, engine=engine)
 
 
-@pytest.mark.parametrize("relative", [True, False])
-def test_weights_outside_the_folder_are_never_read(folder, tmp_path, relative):
-    model = onnx.load(folder / "f32.onnx")
-    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
-    (tmp_path / "elsewhere.bin").write_bytes(weight.raw_data)
-    weight.ClearField("raw_data")
-    weight.data_location = onnx.TensorProto.EXTERNAL
-    weight.external_data.add(key="location", value="../elsewhere.bin" if relative else str(tmp_path / "elsewhere.bin"))
+@pytest.mark.parametrize("where", ["../elsewhere.bin", "/absolute.bin", "./beside.bin", "long" * 40, "beside.bin"])
+def test_weights_that_the_card_does_not_name_are_never_read(folder, where):
+    model, told = with_weights_beside(folder)
+    for each in told:
+        each.value = where
     describe_anew(folder, "f32.onnx", model.SerializeToString())
-    with pytest.raises(ArtefactError, match=r"cannot read .*f32.onnx: .*(escapes model directory|Absolute path)"):
+    with pytest.raises(
+        ArtefactError, match=r"f32\.onnx takes weights from the file '.*', which its card does not name"
+    ):
         open_model(folder, engine="onnxruntime")
+
+
+@pytest.mark.parametrize("index", [0, 1, -1])
+def test_one_tensor_among_those_that_the_card_names_is_not_overlooked(folder, index):
+    model, told = with_weights_beside(folder)
+    told[index].value = "other.bin"
+    describe_anew(folder, "f32.onnx", model.SerializeToString(), others=["beside.bin"])
+    with pytest.raises(ArtefactError, match=r"takes weights from the file 'other\.bin'"):
+        open_model(folder, engine="onnxruntime")
+
+
+def test_weights_beside_the_graph_are_read_where_the_card_names_them(packed, folder):
+    model, _ = with_weights_beside(folder)
+    describe_anew(folder, "f32.onnx", model.SerializeToString(), others=["beside.bin"])
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 33, 33, 3), dtype=np.uint8)
+    wanted = open_model(packed.folder, engine="onnxruntime").predict(pixels)
+    np.testing.assert_array_equal(open_model(folder, engine="onnxruntime").predict(pixels), wanted)
 
 
 @pytest.mark.parametrize("engine", EVERYDAY)
@@ -186,13 +202,26 @@ print("torch" in sys.modules)
     assert done.stdout == "False\n"
 
 
-def describe_anew(folder, name, held):
-    """Put other bytes in a file and make the card agree with them."""
+def with_weights_beside(folder):
+    """The artefact's graph, whose weights and biases onnx has put into the file beside.bin; and where it says so."""
+    model = onnx.load(folder / "f32.onnx")
+    onnx.save(model, folder / "graph.onnx", save_as_external_data=True, location="beside.bin", size_threshold=100)
+    told = [tensor.external_data[0] for tensor in model.graph.initializer if tensor.external_data]
+    assert len(told) > 10
+    assert {(each.key, each.value) for each in told} == {("location", "beside.bin")}
+    return model, told
+
+
+def describe_anew(folder, name, held, others=()):
+    """Put other bytes in a file and make the card agree with them, and name others beside it."""
     import hashlib
 
     (folder / name).write_bytes(held)
     card = json.loads((folder / "card.json").read_text())
     for graphs in card["graphs"].values():
         if name in graphs["f32"]["files"]:
-            graphs["f32"]["files"][name] = {"bytes": len(held), "sha256": hashlib.sha256(held).hexdigest()}
+            for each in (name, *others):
+                told = (folder / each).read_bytes()
+                described = {"bytes": len(told), "sha256": hashlib.sha256(told).hexdigest()}
+                graphs["f32"]["files"][each] = described
     (folder / "card.json").write_text(json.dumps(card))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -93,3 +96,36 @@ def described(path):
 
     held = path.read_bytes()
     return {"bytes": len(held), "sha256": hashlib.sha256(held).hexdigest()}
+
+
+FORKED = """
+import os, sys
+import numpy as np
+import torch
+from anabranch.errors import UsageError
+from anabranch.runtimes import open_model
+
+torch.set_num_threads(2)
+model = open_model(sys.argv[1], engine="torch")
+pixels = np.zeros((3, 33, 33, 3), np.uint8)
+if sys.argv[2] == "asked before":
+    model.predict(pixels)
+child = os.fork()
+if not child:
+    try:
+        print(model.predict(pixels).shape)
+    except UsageError as error:
+        print(error)
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize(("before", "told"), [("asked before", "start processes by spawn"), ("not yet", "(3, 5)")])
+def test_a_forked_process_says_that_the_threads_stayed_behind_rather_than_waiting(before, told, made):
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, made, before], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert told in done.stdout

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -202,6 +203,15 @@ def test_too_few_pictures_show_int8_no_ranges(net, coloured, kept) -> None:
         path.unlink()
     with pytest.raises(DatasetError, match="INT8 wants at least 16 pictures that can be read.*there are 10"):
         features(net, open_labelled(coloured), INPUT, cache=kept, precision="int8")
+
+
+def test_a_cache_without_room_for_the_backbone_is_told_with_how_to_name_another(
+    net, coloured, kept, monkeypatch
+) -> None:
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1))
+    with pytest.raises(ExportError, match=r"ANABRANCH_CACHE may name another place: .* has room for 1 bytes"):
+        features(net, open_labelled(coloured), replace(INPUT, resize_px=25), cache=kept)
 
 
 # ---- The head ------------------------------------------------------------------------------------------------------

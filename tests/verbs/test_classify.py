@@ -67,6 +67,26 @@ def test_a_person_sees_names_probabilities_and_the_time_it_took(anabranch, packe
     assert " ms to classify (tiny.random on openvino f32)" in summary
 
 
+def test_names_and_labels_from_elsewhere_steer_no_terminal(anabranch, packed, photos, tmp_path) -> None:
+    bell = "\x1b[2J\x07"
+    (photos / "a.png").rename(photos / f"{bell}.png")
+    (photos / f"{bell}.jpg").write_bytes(b"no picture")
+    pack(
+        packed.net,
+        tmp_path / "bells",
+        preprocess=INPUT,
+        labels=[f"{bell}{index}" for index in range(5)],
+        weights_name="bells",
+        licence="CC0-1.0",
+        formats=["openvino"],
+    )
+    done = anabranch("classify", photos / f"{bell}.png", photos / f"{bell}.jpg", "-m", tmp_path / "bells")
+    assert "\x1b" not in done.out + done.err
+    assert "\\x1b[2J\\x07.png" in done.out
+    assert "\\x1b[2J\\x070" in done.out
+    assert "\\x1b[2J\\x07.jpg" in done.err
+
+
 def test_it_answers_where_its_output_is_closed(packed, photos) -> None:
     """By `>&-`, after which Python has no stream at all."""
     asked = f'"{sys.executable}" -m anabranch classify "{photos}/a.png" -m "{packed.folder}" >&-'

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,17 @@ with csv_rows("/dev/stdout", {HEADER!r}, maker="a model", resume=False) as rows:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "picture,label,error\na.jpg,cat,\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-16", "cp1252"])
+def test_standard_output_holds_utf_8_whatever_the_screen_takes(encoding) -> None:
+    script = f"""
+from anabranch.verbs.rows import csv_rows
+with csv_rows("-", {HEADER!r}, maker="a model", resume=False) as rows:
+    for name in {NAMES!a}:
+        rows.write(name, "żółw", "")
+"""
+    told = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", script], env=told, capture_output=True, check=True)
+    read = list(csv.reader(io.StringIO(done.stdout.decode("utf-8"), newline="")))
+    assert read[1:] == [[name.replace("\udcff", "\\udcff").replace("\r", "\\r"), "żółw", ""] for name in NAMES]

@@ -16,6 +16,7 @@ import click
 
 from anabranch.cli import answers, learning, zoo
 from anabranch.errors import Error
+from anabranch.screen import spelt
 from anabranch.version import VERSION
 
 
@@ -51,7 +52,7 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except Error as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {spelt(str(error))}", file=sys.stderr)
         sys.exit(error.exit_status)
     except OSError as error:  # a full disk, a path that may not be read or written
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,16 @@ class EagerPredictor:
         self._autocast: torch.dtype | None = None
         self._graph = PixelsToLogits(net, card.preprocess).to(self._device)
         self._net = net
+        self._answered_in: int | None = None  # the process
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.card.check_pixels(pixels)
+        if self._answered_in not in (None, os.getpid()) and torch.get_num_threads() > 1:  # it would wait for ever
+            raise UsageError(
+                "torch has answered in the process that this one was forked from, and its threads are not here: start "
+                "processes by spawn, open the model with threads=1, or take the engine openvino"
+            )
+        self._answered_in = os.getpid()
         trained = [module for module in self._net.modules() if module.training]
         self._graph.eval()
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +13,13 @@ import numpy as np
 from anabranch.artefact import file_ending
 from anabranch.card import Card
 from anabranch.engines import onnxruntime, usable_cores
-from anabranch.errors import ArtefactError, UsageError
+from anabranch.errors import ArtefactError, UsageError, shown
 from anabranch.runtimes.predictor import check_graph
 
 if TYPE_CHECKING:  # half as long to import as numpy itself
     from numpy.typing import NDArray
 
+_LOCATION = re.compile(rb"\n\x08location\x12(?=(.{1,128}))", re.DOTALL)  # before a length of up to 127, and a name
 _ERRORS_ONLY = 3  # of its five levels of talk
 _SETTINGS = {  # else CUDA's f32 has 10 of its 23 bits
     ("CUDAExecutionProvider", "f32"): {"use_tf32": "0"},
@@ -74,6 +78,7 @@ class OnnxRuntimeGraph:
         fused: bool = True,
     ):
         self.path = file_ending(files, ".onnx")
+        _want_named(self.path, set(files.values()))
         ort = onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
@@ -96,6 +101,24 @@ class OnnxRuntimeGraph:
     def __call__(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         answered: list[NDArray[np.float32]] = self._session.run(None, {"pixels": np.ascontiguousarray(pixels)})
         return answered
+
+
+def _want_named(path: Path, files: Collection[Path]) -> None:
+    """Raises ArtefactError where tensors of a graph lie in a file that the card does not name.
+
+    Its bytes are searched for the key `location` of a tensor's `external_data` (onnx.proto) as protobuf writes it: the
+    onnx package, which could read it, comes with no engine.
+    """
+    if not path.stat().st_size:  # nothing to search; the engine says what it makes of it
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
+        for met in {found[1] for found in _LOCATION.finditer(graph)}:
+            name = met[1 : 1 + met[0]].decode(errors="replace")
+            if path.parent / name not in files:
+                raise ArtefactError(
+                    f"{path} takes weights from the file {shown(name)!r}, which its card does not name. "
+                    "Export the artefact again"
+                )
 
 
 def _want(provider: str, offered: list[str]) -> None:

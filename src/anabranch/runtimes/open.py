@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -164,7 +165,7 @@ def known_engine(engine: str, precision: str | None = None, *, threads: int | No
     """Raises UsageError for what it is not called, does not compute in or does not run on."""
     if engine not in ENGINES:
         raise UsageError(
-            f"no engine is called {engine!r}; the nearest is {nearest(engine, ENGINES)[0]}. "
+            f"no engine is called {engine!r}; the nearest is {nearest(str(engine), ENGINES)[0]}. "
             f"There are {', '.join(ENGINES)}"
         )
     if precision is not None and precision not in ENGINES[engine].graphs:
@@ -172,8 +173,8 @@ def known_engine(engine: str, precision: str | None = None, *, threads: int | No
             f"{engine} does not compute in {precision!r} here; it computes in {', '.join(ENGINES[engine].graphs)}"
         )
     for name, value in (("threads", threads), ("streams", streams)):
-        if value is not None and not 1 <= value <= _MOST_THREADS:
-            raise UsageError(f"{name} = {value} does not fit: 1 to {_MOST_THREADS:,} are wanted")
+        if value is not None and not (isinstance(value, Integral) and 1 <= value <= _MOST_THREADS):
+            raise UsageError(f"{name} = {value!r} does not fit: a whole number, 1 to {_MOST_THREADS:,}, is wanted")
     if streams > 1 and not ENGINES[engine].streams:
         having = ", ".join(name for name, each in ENGINES.items() if each.streams)
         raise UsageError(f"{engine} answers one caller after the other; {having} know streams")

@@ -65,7 +65,8 @@ def features(
     It is computed anew where the backbone, the preprocessing or any picture is another one, and where the kept file is
     damaged. precision: f32, bf16 where the processor has it, or int8, whose ranges are those of some of these pictures.
     Raises DatasetError where more than the share `unreadable` of the pictures cannot be read, or too few are there to
-    show ranges, ExportError where the engine does not agree with torch, and UsageError where the processor has no bf16.
+    show ranges, ExportError where the engine does not agree with torch or the cache has no room for the backbone, and
+    UsageError where the processor has no bf16.
     """
     frozen = backbone(net)
     computes = _sha256([arch_to_json(net.arch), preprocess.to_json(), tensors_sha256(frozen.state_dict()), VERSION])
@@ -122,7 +123,13 @@ def _engine(backbone: Net, preprocess: Preprocess, folder: Path, *, precision: s
     try:
         return open_model(folder, precision=precision, streams=streams, verify=True)
     except ArtefactError:
-        _pack(backbone, preprocess, folder, precision=precision, data=data)
+        try:
+            _pack(backbone, preprocess, folder, precision=precision, data=data)
+        except (ExportError, OSError) as error:
+            why = unwritable(folder, error) if isinstance(error, OSError) else error
+            raise ExportError(
+                f"the backbone cannot be exported to the cache, for which ANABRANCH_CACHE may name another place: {why}"
+            ) from None
     return open_model(folder, precision=precision, streams=streams)
 
 

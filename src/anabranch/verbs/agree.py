@@ -9,7 +9,7 @@ from pathlib import Path
 from anabranch.agree import Comparison, compare
 from anabranch.images.labelled import open_pictures
 from anabranch.runtimes.predictor import Predictor
-from anabranch.screen import print_json
+from anabranch.screen import print_json, spelt
 from anabranch.verbs.models import open_as
 from anabranch.verbs.progress import counter
 
@@ -29,7 +29,7 @@ def run(ours: str, reference: str, data: str, *, split: str | None, max_flips: f
         print(f"{_named(a)} against {_named(b)}, {met.agreement.num_pictures:,} pictures of {data}")
         print("\n".join(_lines(met, flips)))
     for _, reason in met.unreadable:
-        print(f"error: {reason}", file=sys.stderr)
+        print(f"error: {spelt(reason)}", file=sys.stderr)
     return 1 if met.unreadable or (max_flips is not None and flips > max_flips) else 0
 
 

@@ -13,7 +13,7 @@ from anabranch.images.decode import MAX_FILE_BYTES
 from anabranch.images.files import picture_files
 from anabranch.runtimes.pipeline import Answer, classify
 from anabranch.runtimes.predictor import Predictor
-from anabranch.screen import bold, print_json, width_of
+from anabranch.screen import bold, print_json, spelt, width_of
 from anabranch.verbs.progress import progress_bar
 from anabranch.verbs.rows import Rows, csv_rows
 
@@ -69,7 +69,7 @@ class _Tally:
         """Count an answer, and say on standard error why there is none."""
         if answer.error is not None:
             self.unreadable += 1
-            print(f"error: {answer.error}", file=sys.stderr)
+            print(f"error: {spelt(answer.error)}", file=sys.stderr)
         else:
             self.readable += 1
             self.decode_ms += answer.decode_ms
@@ -106,12 +106,13 @@ def _print_blocks(answers: Iterable[Answer]) -> _Tally:
     for answer in answers:
         if tally.add(answer).error is not None:
             continue
-        print(bold(answer.name))
-        pad = max(len(guess.label) for guess in answer.guesses)
+        print(bold(spelt(answer.name)))
+        labels = [spelt(guess.label) for guess in answer.guesses]
+        pad = max(map(len, labels))
         room = 0 if width is None else max(0, min(40, width - pad - 14))
-        for guess in answer.guesses:
+        for label, guess in zip(labels, answer.guesses, strict=True):
             bar = "█" * round(room * guess.probability)
-            print(f"  {guess.label:<{pad}}  {100 * guess.probability:6.2f} %  {bar}".rstrip())
+            print(f"  {label:<{pad}}  {100 * guess.probability:6.2f} %  {bar}".rstrip())
     return tally
 
 
@@ -167,7 +168,7 @@ def _summary(tally: _Tally, seconds: float, predictor: Predictor) -> str:
     unreadable = f", {tally.unreadable} unreadable" if tally.unreadable else ""
     return (
         f"{pictures}{unreadable} in {1000 * seconds:.0f} ms; a picture takes {ms(tally.decode_ms)} to decode and "
-        f"{ms(tally.infer_ms)} to classify ({predictor.card.weights.name} on {predictor.engine})"
+        f"{ms(tally.infer_ms)} to classify ({spelt(predictor.card.weights.name)} on {predictor.engine})"
     )
 
 

@@ -12,7 +12,7 @@ from typing import TextIO
 from anabranch.disk import replacing_file
 from anabranch.images.duplicates import Found, Group, find_duplicates
 from anabranch.images.labelled import Labelled, open_labelled, open_pictures
-from anabranch.screen import print_json
+from anabranch.screen import csv_output, open_csv, print_json, spelt
 from anabranch.verbs.progress import progress_bar
 
 _SHOWN = 10  # groups and pairs each, and pictures of a group
@@ -42,7 +42,7 @@ def run(
     with progress_bar("comparing", total) if sys.stderr.isatty() else nullcontext(lambda: None) as advance:
         found = find_duplicates(first, second, radius=radius, report=advance)
     if csv_file == "-":
-        _write_csv(found, sys.stdout)
+        _write_csv(found, csv_output())
     elif csv_file is not None:
         with _opened(Path(csv_file)) as file:
             _write_csv(found, file)
@@ -51,7 +51,7 @@ def run(
     elif csv_file != "-":
         _print_found(found)
     for _, reason in found.unreadable[:_SHOWN]:
-        print(f"error: {reason}", file=sys.stderr)
+        print(f"error: {spelt(reason)}", file=sys.stderr)
     if len(found.unreadable) > _SHOWN:
         print(f"error: {len(found.unreadable) - _SHOWN} more could not be read; --json names them", file=sys.stderr)
     return 1 if found.unreadable or (second is not None and found.num_met) else 0
@@ -89,7 +89,7 @@ def _print_found(found: Found) -> None:
 
 def _print_some(lines: list[str]) -> None:
     for line in lines[:_SHOWN]:
-        print(f"  {line}")
+        print(f"  {spelt(line)}")
     if len(lines) > _SHOWN:
         print(f"  and {len(lines) - _SHOWN} more; --csv and --json list them all")
 
@@ -115,7 +115,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
     plain = path.is_file() or not path.exists()
     with (
         replacing_file(path.resolve()) if plain else nullcontext(path) as place,
-        place.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        open_csv(place, "w") as file,
     ):
         yield file
 

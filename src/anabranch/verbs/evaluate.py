@@ -13,7 +13,7 @@ from anabranch.images.files import told_ignored
 from anabranch.images.labelled import Labelled, LabelledFiles, open_labelled
 from anabranch.record import record
 from anabranch.runtimes.predictor import Predictor
-from anabranch.screen import print_json
+from anabranch.screen import print_json, spelt
 from anabranch.verbs.progress import progress_bar
 
 _SYNSET = re.compile(r"n\d{8}")  # WordNet's, in whose order every model of ImageNet answers
@@ -39,7 +39,7 @@ def run(
     if results is not None:
         record(Path(results), {"what": "accuracy", **_as_json(score, predictor, data)})
     for _, reason in score.unreadable[:_SHOWN]:
-        print(f"error: {reason}", file=sys.stderr)
+        print(f"error: {spelt(reason)}", file=sys.stderr)
     if len(score.unreadable) > _SHOWN:
         print(f"error: {len(score.unreadable) - _SHOWN} more could not be read; --json names them", file=sys.stderr)
     return 1 if score.unreadable else 0
@@ -67,7 +67,7 @@ def score_lines(score: Score | MultiLabelScore) -> tuple[str, str]:
 
 def _print_score(score: Score | MultiLabelScore, predictor: Predictor) -> None:
     name, pictures = predictor.card.weights.name, f"{score.num_pictures} pictures"
-    print(f"{name} on {pictures} by {predictor.engine}, classes matched by {score.matched_by}")
+    print(f"{spelt(name)} on {pictures} by {predictor.engine}, classes matched by {score.matched_by}")
     print("\n".join(score_lines(score)))
     print(f"  {score.num_pictures / score.seconds:.0f} pictures/s, decoding included")
 

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import BinaryIO, NamedTuple, TextIO
+from typing import BinaryIO, Literal, NamedTuple, TextIO
 
 from anabranch.errors import UsageError
+from anabranch.screen import csv_output, open_csv
 
-_TEXT = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
 _FLUSHED_S = 1.0  # a process that is killed loses the rows of so long
 
 
@@ -63,11 +63,11 @@ def csv_rows(path: str, header: Sequence[str], *, maker: str, resume: bool) -> I
     """Write rows under `header` to the file `path`; `-` is standard output.
 
     `maker` tells what makes the rows: with `resume`, those that the same maker left are kept. What is no plain file,
-    such as a pipe, is written to as it is. What is no text in a name, and a carriage return, is written with
-    backslashes. Raises UsageError.
+    such as a pipe, is written to as it is. It is UTF-8, whatever the terminal's encoding; what is no text in a name,
+    and a carriage return, is written with backslashes. Raises UsageError.
     """
     if path == "-":
-        yield _begun(sys.stdout, header)
+        yield _begun(csv_output(), header)
         return
     if Path(path).exists() and not Path(path).is_file():
         if resume:
@@ -117,9 +117,9 @@ def _begun(file: TextIO, header: Sequence[str]) -> Rows:
     return rows
 
 
-def _opened(place: Path, mode: str, told: str) -> TextIO:
+def _opened(place: Path, mode: Literal["w", "a"], told: str) -> TextIO:
     try:
-        return place.open(mode, **_TEXT)  # type: ignore[call-overload,no-any-return]
+        return open_csv(place, mode)
     except OSError as error:
         raise UsageError(f"{told}: cannot be written ({error.strerror})") from None
 
