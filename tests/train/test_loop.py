@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import shutil
@@ -18,7 +19,9 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from torch import Tensor
 
+from anabranch.checkpoints.load import load
 from anabranch.errors import CheckpointError, DatasetError, ImageError, RecipeError
 from anabranch.images.labelled import open_labelled
 from anabranch.nets.load import load_trained
@@ -27,6 +30,7 @@ from anabranch.train.data import Share
 from anabranch.train.loop import rehearse, train
 from anabranch.train.recipe import read_recipe
 from anabranch.train.score import Answers, answers
+from anabranch.train.stopping import Stopping
 from anabranch.train.student import Student
 from anabranch.train.tables import Recipe
 from anabranch.train.team import Team
@@ -406,7 +410,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tiny: Path, tmp_path: Path) -> No
 
 def test_a_loss_that_the_last_step_makes_no_number_ends_the_run(tiny: Path, tmp_path: Path) -> None:
     wild = ["optimise.lr=1e38", "optimise.warmup_epochs=0.0", "optimise.ema_decay=0.0", "optimise.steps_per_epoch=1"]
-    with pytest.raises(RecipeError, match=r"step 1: the loss is no longer a number; lower optimise\.lr"):
+    with pytest.raises(RecipeError, match=r"step 1: .* no longer a number; lower optimise\.lr"):
         train(read_recipe(tiny, smoke=True, overrides=wild), tmp_path / "run")
     assert not (tmp_path / "run/history.jsonl").exists()
     assert not (tmp_path / "run/model.safetensors").exists()
@@ -417,7 +421,138 @@ def test_the_checkpoint_from_before_a_loss_that_is_no_number_still_loads(tiny: P
         train(read_recipe(tiny, overrides=["optimise.lr=1e30", "run.checkpoint_steps=1"]), tmp_path / "run")
     tensors, about = read_tensors(tmp_path / "run/last.safetensors")
     assert about["progress"]["step"] >= 1
-    assert all(value.isfinite().all() for name, value in tensors.items() if name.startswith("net/"))
+    assert all(value.isfinite().all() for value in tensors.values())
+
+
+@pytest.mark.parametrize("step", [3, STEPS_PER_EPOCH])
+def test_a_step_that_spoils_the_weights_does_not_spoil_the_last_good_checkpoint(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Within an epoch and at its end, where the loss itself is still a number; and what is kept starts another run."""
+    steps = iter(range(1, 100))
+
+    def spoil(net: torch.nn.Module, recipe: object) -> None:
+        if next(steps) == step:
+            next(net.parameters()).grad.fill_(math.nan)
+
+    monkeypatch.setattr("anabranch.train.student.clip", spoil)
+    last = tmp_path / "run/last.safetensors"
+    wanted = rf"step {step}: in net/.* there are values .* no longer a number; .* --set start\.weights={last}"
+    with pytest.raises(RecipeError, match=wanted):
+        train(read_recipe(tiny, overrides=["run.checkpoint_steps=1"]), tmp_path / "run")
+    tensors, about = read_tensors(last)
+    assert about["progress"]["step"] == step - 1
+    assert all(value.isfinite().all() for value in tensors.values())
+
+    met: list[Tensor] = []
+    still = ["optimise.epochs=1", "optimise.steps_per_epoch=1", "optimise.lr=1e-30", "optimise.ema_decay=0.0"]
+    result = train(read_recipe(tiny, overrides=[f"start.weights={last}", *still]), tmp_path / "again")
+    begun = load_trained(result).net.state_dict()
+    for name, value in begun.items():
+        if "running" not in name and "batches" not in name:  # which count the new run's pictures
+            torch.testing.assert_close(value, tensors[f"ema/{name}"], rtol=0, atol=1e-6)
+            met.append(value)
+    assert len(met) > 10
+
+
+def test_a_run_that_is_not_done_is_a_net_too(tiny: Path, tmp_path: Path) -> None:
+    def stop(line: object) -> None:
+        if isinstance(line, dict) and line.get("step") == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(read_recipe(tiny), tmp_path / "run", report=stop)
+    last = tmp_path / "run/last.safetensors"
+    trained = load_trained(last)
+    assert (trained.name, trained.class_names, trained.preprocess.crop_px) == ("tiny", ("left", "right"), 12)
+    mean = {name.removeprefix("ema/"): value for name, value in read_tensors(last)[0].items() if "ema/" in name}
+    for net in (trained.net, load(last)):
+        assert _equal(net.state_dict(), mean)
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("step", [3, STEPS_PER_EPOCH, 6])
+def test_a_run_that_is_told_to_end_keeps_the_step_at_hand(tiny: Path, tmp_path: Path, step: int) -> None:
+    recipe = read_recipe(tiny, overrides=["run.checkpoint_steps=1000"])
+    whole = train(recipe, tmp_path / "whole")
+
+    def told(line: object) -> None:
+        if isinstance(line, dict) and line.get("step") == step - 1:
+            for _ in range(2):  # as impatient schedulers do
+                signal.raise_signal(signal.SIGTERM)
+
+    def end(*_: object) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with Stopping() as stopping, pytest.raises(SystemExit, match="143"):
+            train(recipe, tmp_path / "halves", report=told, stopping=stopping)
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert read_tensors(tmp_path / "halves/last.safetensors")[1]["progress"]["step"] == step
+    halves = train(recipe, tmp_path / "halves", resume=True)
+    assert _tensors(whole) == _tensors(halves)
+
+
+def test_a_second_interruption_does_not_wait_for_the_step(tiny: Path, tmp_path: Path) -> None:
+    def told(line: object) -> None:
+        if isinstance(line, dict) and line.get("step") == 2:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("the second one waited")
+
+    with Stopping() as stopping, pytest.raises(KeyboardInterrupt):
+        train(
+            read_recipe(tiny, overrides=["run.checkpoint_steps=1000"]), tmp_path / "run", report=told, stopping=stopping
+        )
+    assert not (tmp_path / "run/last.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_when_one_process_is_told_to_end_all_of_them_keep_the_same_step(tiny: Path, tmp_path: Path) -> None:
+    """Without a signal, all go on for ever: the one that heard it must tell the others."""
+    words = ["run.checkpoint_steps=1000", "optimise.epochs=3"]
+    script = tmp_path / "ended.py"
+    script.write_text(
+        f"""
+import os, signal
+from pathlib import Path
+from anabranch.train.loop import train
+from anabranch.train.recipe import read_recipe
+from anabranch.train.stopping import Stopping
+from anabranch.train.student import Student
+
+step = Student.step
+def told(self, share, number, lr):
+    if number == 5 and os.environ["RANK"] == "1":
+        signal.raise_signal(signal.SIGINT)
+    return step(self, share, number, lr)
+Student.step = told
+with Stopping() as stopping:
+    train(read_recipe(Path({str(tiny)!r}), overrides={words!r}), Path({str(tmp_path / "run")!r}), stopping=stopping)
+"""
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "KeyboardInterrupt" in done.stderr
+    assert read_tensors(tmp_path / "run/last.safetensors")[1]["progress"]["step"] == 6
+    folders = tmp_path / "run", tmp_path / "whole"
+    for folder in folders:
+        settings = [word for each in words for word in ("--set", each)]
+        assert _run(tiny, folder, *settings, processes=2).wait() == 0, folder.with_suffix(".log").read_text()
+    assert _tensors(folders[0] / "model.safetensors") == _tensors(folders[1] / "model.safetensors")
+
+
+def test_a_running_mean_that_would_never_move_is_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"optimise\.ema_steps = 13 does not fit: the whole run has 12 steps"):
+        train(read_recipe(tiny, overrides=["optimise.ema_steps=13"]), tmp_path / "run")
 
 
 def test_more_test_pictures_than_there_are_means_all_of_them(tiny: Path, tmp_path: Path) -> None:
@@ -457,6 +592,22 @@ def test_a_damaged_checkpoint_is_refused(tiny: Path, tmp_path: Path) -> None:
     damaged[-1] ^= 1
     last.write_bytes(damaged)
     with pytest.raises(CheckpointError, match="do not match their hash"):
+        train(read_recipe(tiny, smoke=True), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("held", "instead"),
+    [(rb"step\": 2", rb"step\": 1"), (rb"mean\": [0.5", rb"mean\": [0.4"), (b"said_sha256", b"said_sha265")],
+)
+def test_a_checkpoint_that_says_something_else_of_its_tensors_is_refused(
+    tiny: Path, tmp_path: Path, held: bytes, instead: bytes
+) -> None:
+    train(read_recipe(tiny, smoke=True), tmp_path / "run")
+    last = tmp_path / "run/last.safetensors"
+    whole = last.read_bytes()
+    assert held in whole
+    last.write_bytes(whole.replace(held, instead, 1))
+    with pytest.raises(CheckpointError, match="what it says of its tensors is damaged"):
         train(read_recipe(tiny, smoke=True), tmp_path / "run", resume=True)
 
 

@@ -17,7 +17,8 @@ from anabranch.checkpoints.paddle_file import read_paddle, tensors
 from anabranch.checkpoints.steps import Unreadable
 from anabranch.checkpoints.torch_file import MAGIC, read_torch_legacy, read_torch_zip
 from anabranch.errors import CheckpointError, need, shown
-from anabranch.nets.store import KEY, read_tensors
+from anabranch.nets.load import read_trained
+from anabranch.nets.store import KEY
 
 _WANTED = "wanted .pth, .safetensors or .pdparams"
 _HEAD_BYTES = 512
@@ -159,7 +160,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
     try:
         with safe_open(path, framework="pt") as file:
             if KEY in (file.metadata() or {}):
-                return read_tensors(path)
+                return read_trained(path)
             return {name: file.get_tensor(name) for name in file.keys()}, None  # noqa: SIM118  (it is not a mapping)
     except (SafetensorError, RuntimeError, TypeError) as error:  # the last two of torch, for lengths beyond it
         raise Unreadable(

@@ -19,6 +19,8 @@ from anabranch.nets.spelling import describe, differing
 from anabranch.nets.store import read_tensors, write_tensors
 
 _KIND = "net"
+RUN = "training run"  # the kind of a run's checkpoint: it holds the net, its running mean, and more
+MEAN = "ema/"  # before the names of the mean's tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,22 +49,45 @@ class About:
 
 def save_trained(path: Path, trained: Trained, state: Mapping[str, Tensor] | None = None) -> None:
     """`state` instead of the net's own, for a running mean of the weights."""
-    about = {
+    about = About(
+        spec=trained.net.arch,
+        name=trained.name,
+        licence=trained.licence,
+        class_names=trained.class_names,
+        multi_label=trained.multi_label,
+        preprocess=trained.preprocess,
+    )
+    write_tensors(path, trained.net.state_dict() if state is None else state, about_to_json(about))
+
+
+def about_to_json(about: About) -> dict[str, Any]:
+    """What `about_of` reads."""
+    return {
         "kind": _KIND,
-        "name": trained.name,
-        "licence": trained.licence,
-        "arch": arch_to_json(trained.net.arch),
-        "class_names": list(trained.class_names),
-        "multi_label": trained.multi_label,
-        "preprocess": trained.preprocess.to_json(),
+        "name": about.name,
+        "licence": about.licence,
+        "arch": arch_to_json(about.spec),
+        "class_names": list(about.class_names),
+        "multi_label": about.multi_label,
+        "preprocess": about.preprocess.to_json(),
     }
-    write_tensors(path, trained.net.state_dict() if state is None else state, about)
 
 
 def load_trained(path: Path) -> Trained:
     """Read such a file, strictly. Raises CheckpointError naming each tensor missing, left over or misshapen."""
-    tensors, about = read_tensors(path)
+    tensors, about = read_trained(path)
     return trained_of(tensors, about, where=str(path))
+
+
+def read_trained(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file of ours, and what it says of them; of a run that is not done, those of its running mean.
+
+    Raises CheckpointError where the file is absent, damaged or not ours.
+    """
+    tensors, about = read_tensors(path)
+    if about.get("kind") == RUN and isinstance(about.get("net"), dict):
+        return {name.removeprefix(MEAN): each for name, each in tensors.items() if name.startswith(MEAN)}, about["net"]
+    return tensors, about
 
 
 def trained_of(tensors: Mapping[str, Tensor], said: Mapping[str, Any], *, where: str) -> Trained:

@@ -15,6 +15,7 @@ from anabranch.disk import replacing_file
 from anabranch.errors import CheckpointError, need, shown
 
 KEY = "anabranch"  # under which such a file says what its tensors are
+_HASHES = ("sha256", "said_sha256")  # of the tensors, and of what is said of them
 
 
 def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -44,7 +45,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
 
     Raises CheckpointError where it cannot be written.
     """
-    note = json.dumps({**about, "sha256": tensors_sha256(tensors)})
+    note = json.dumps({**about, **dict(zip(_HASHES, (tensors_sha256(tensors), _said_sha256(about)), strict=True))})
     with replacing_file(path) as partial:
         save_safetensors(partial, tensors, {KEY: note})
 
@@ -67,14 +68,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: holds tensors but no word of anabranch's on what net they belong to")
     try:
         about = json.loads(metadata[KEY])
-        wanted = about.pop("sha256") if isinstance(about, dict) else None
-    except (ValueError, KeyError, RecursionError):
-        wanted = None
-    if wanted is None:
+        of_tensors, of_said = (about.pop(name) for name in _HASHES)
+        intact = _said_sha256(about) == of_said
+    except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
+        intact = False
+    if not intact:
         raise CheckpointError(f"{path}: what it says of its tensors is damaged; take another copy")
-    if tensors_sha256(tensors) != wanted:
+    if tensors_sha256(tensors) != of_tensors:
         raise CheckpointError(f"{path}: its tensors do not match their hash; the file is damaged, take another copy")
     return tensors, about
+
+
+def _said_sha256(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

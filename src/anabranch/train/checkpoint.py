@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from anabranch.errors import CheckpointError, RecipeError
 from anabranch.errors import shown as plain
 from anabranch.images.labelled import Labelled, LabelledFiles
+from anabranch.nets.load import MEAN, RUN, About, about_to_json
 from anabranch.nets.store import read_tensors, write_tensors
 from anabranch.train.optimise import Ema
 from anabranch.train.sets import Sets, truth
 from anabranch.train.tables import Recipe
 
-_KIND = "training run"
 _TEACHER = "distil.teacher, as a hash,"
 
 
@@ -101,7 +101,7 @@ class Learner:
     def tensors(self) -> dict[str, Tensor]:
         """By the names of a checkpoint."""
         kept = {f"net/{name}": value for name, value in self.net.state_dict().items()}
-        kept |= {f"ema/{name}": value for name, value in self.mean.state.items()}
+        kept |= {f"{MEAN}{name}": value for name, value in self.mean.state.items()}
         return kept | {
             f"optimiser/{key}/{name}": value
             for name, state in self._states()
@@ -129,7 +129,7 @@ class Learner:
         """Become what these were taken from."""
         self.net.load_state_dict(_under("net/", tensors))
         for name, mean in self.mean.state.items():
-            mean.copy_(tensors[f"ema/{name}"])
+            mean.copy_(tensors[f"{MEAN}{name}"])
         parameters = dict(self.net.named_parameters())
         for key, value in _under("optimiser/", tensors).items():
             kind, _, name = key.partition("/")
@@ -158,8 +158,31 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save(path: Path, fixed: Fixed, progress: Progress, learner: Learner) -> None:
+    """Raises RecipeError where the learner has diverged, and leaves the checkpoint that is there."""
+    tensors = learner.tensors()
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise diverged(f"in {name} there are values that are", fixed.recipe, progress.step, path)
+    recipe = fixed.recipe
+    net = About(
+        spec=recipe.spec(),
+        name=recipe.name,
+        licence=recipe.licence,
+        class_names=fixed.sets.class_names,
+        multi_label=recipe.data.multi_label,
+        preprocess=recipe.input.preprocess(),
+    )
     told = {"fixed": fixed.as_json(), "progress": asdict(progress), "numbers": learner.numbers()}
-    write_tensors(path, learner.tensors(), {"kind": _KIND, **told})
+    write_tensors(path, tensors, {"kind": RUN, "net": about_to_json(net), **told})
+
+
+def diverged(what: str, recipe: Recipe, step: int, path: Path) -> RecipeError:
+    """The error of a run that cannot go on, whose last good checkpoint is `path`, if there is one."""
+    again = f"; its weights so far may be begun from: --set start.weights={path}" if path.exists() else ""
+    return RecipeError(
+        f"step {step}: {what} no longer a number; lower optimise.lr = {recipe.steps.lr:g}, or warm up longer, in "
+        f"another folder: --out{again}"
+    )
 
 
 class Saved(NamedTuple):
@@ -178,7 +201,7 @@ def read(path: Path, fixed: Fixed) -> Saved:
     Raises CheckpointError, and RecipeError where what is fixed has changed.
     """
     tensors, about = read_tensors(path)
-    if about.get("kind") != _KIND:
+    if about.get("kind") != RUN:
         raise CheckpointError(
             f"{path}: holds a {plain(about.get('kind'))}, not a training run; --resume wants a run's folder"
         )

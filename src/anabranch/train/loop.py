@@ -40,6 +40,7 @@ from anabranch.train.logs import Logs, write_answers, write_text
 from anabranch.train.optimise import averaged, rate, scaled_lr
 from anabranch.train.score import Answers, answers, figures, tested_net, yardstick
 from anabranch.train.sets import Sets, doubts, open_sets, want_few
+from anabranch.train.stopping import Stopping
 from anabranch.train.student import Student
 from anabranch.train.tables import Recipe
 from anabranch.train.team import Team
@@ -63,19 +64,25 @@ def train(
     resume: bool = False,
     report: Report = lambda told: None,
     locate: Locate = a_path,
+    stopping: Stopping | None = None,
 ) -> Path:
     """Run the recipe and return the path of the trained checkpoint.
 
     `report` is told {"plan"} once, {"step", "steps", "epoch", "loss", "lr", "pictures_per_s", "waiting", "unreadable"}
     after each step, and the line of `history.jsonl` after each epoch. `locate` finds the file of a teacher by its name.
+    `stopping` holds back the signals that end a run until a step is done and kept.
     Raises RecipeError (a loss that is no longer a number among them), DatasetError, ImageError, CheckpointError, and
     what its weights and its teacher raise.
     """
     with Team() as team, team.alone_in(folder):
-        return _train(recipe, folder, team, resume=resume, report=report, locate=locate)
+        return _train(
+            recipe, folder, team, resume=resume, report=report, locate=locate, stopping=stopping or Stopping()
+        )
 
 
-def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Report, locate: Locate) -> Path:
+def _train(
+    recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Report, locate: Locate, stopping: Stopping
+) -> Path:
     wanted, run, better = recipe.steps, recipe.run, yardstick(recipe)
     last = folder / "last.safetensors"
     if last.exists() and not resume:
@@ -115,6 +122,7 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
         first = progress.step - epoch * steps_per_epoch
         crops.side_px = side_at(recipe.augment, epoch, recipe.input.crop_px)
         step_started = time.monotonic()
+        stops, stopping.in_steps = False, True
         for share in _epoch(recipe, crops, team, epoch=epoch, steps=steps_per_epoch, first=first):
             progress.waiting += time.monotonic() - step_started
             lines = (line.removeprefix(place) for line in share.unreadable)
@@ -124,14 +132,16 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
             loss = student.step(share, progress.step, lr)
             progress.step += 1
 
-            counted = team.total(torch.tensor([loss * len(share.labels), len(share.labels)], dtype=torch.float64))
-            _want_number(counted[0].item(), recipe, progress.step)
+            mine = [loss * len(share.labels), len(share.labels), stopping.asked]
+            counted = team.total(torch.tensor(mine, dtype=torch.float64))
+            _want_number(counted[0].item(), recipe, progress.step, last)
+            stops = counted[2].item() > 0  # all of them, at the same step
             progress.loss_sum += counted[0].item()
             progress.seen += int(counted[1].item())
             progress.seconds = time.monotonic() - started
             taken = time.monotonic() - step_started
             progress.stepping += taken
-            is_due = progress.step % run.checkpoint_steps == 0 and progress.step % steps_per_epoch > 0
+            is_due = (stops or progress.step % run.checkpoint_steps == 0) and progress.step % steps_per_epoch > 0
             if is_due:
                 progress.unreadable = team.union(progress.unreadable)
             if team.leads:
@@ -150,16 +160,21 @@ def _train(recipe: Recipe, folder: Path, team: Team, *, resume: bool, report: Re
                 report(told)
                 if is_due:
                     checkpoint.save(last, fixed, progress, student.learner)
+            if stops and is_due:
+                stopping.end()
             step_started = time.monotonic()
 
+        stopping.in_steps = False
         progress.unreadable = team.union(progress.unreadable)
         want_few(progress.unreadable, len(sets.shown), recipe.data.unreadable, kind="training", place=place)
         team.share(mean.state)  # each process has norms' statistics of its own
         if team.leads:
             checkpoint.save(last, fixed, progress, student.learner)  # whatever becomes of the test
+        if stops:
+            stopping.end()
         met = answers(tested_net(net, mean.state, team), recipe, sets, team)
         scores = figures(met, wanted.loss)
-        _want_number(scores["test_loss"], recipe, progress.step)
+        _want_number(scores["test_loss"], recipe, progress.step, last)
         unreadable = [*(place + line for line in progress.unreadable), *met.unreadable]
         line = {
             "epoch": epoch + 1,
@@ -281,6 +296,11 @@ def _steps_per_epoch(recipe: Recipe, pictures: int, processes: int) -> int:
             f"{of_parts}; " + (f"try --set optimise.batch={fits}" if fits else "add pictures")
         )
     steps = wanted.steps_per_epoch or pictures // wanted.batch
+    if steps * wanted.epochs < wanted.ema_steps:
+        raise RecipeError(
+            f"optimise.ema_steps = {wanted.ema_steps} does not fit: the whole run has {steps * wanted.epochs} steps, "
+            "and its result, the running mean, would never move from where it began; lower it, or train longer"
+        )
     if steps * wanted.batch > pictures:
         raise RecipeError(
             f"optimise.steps_per_epoch = {steps} does not fit: {steps} batches of {wanted.batch} are more than "
@@ -289,12 +309,9 @@ def _steps_per_epoch(recipe: Recipe, pictures: int, processes: int) -> int:
     return steps
 
 
-def _want_number(loss: float, recipe: Recipe, step: int) -> None:
+def _want_number(loss: float, recipe: Recipe, step: int, last: Path) -> None:
     if not math.isfinite(loss):
-        raise RecipeError(
-            f"step {step}: the loss is no longer a number; lower optimise.lr = {recipe.steps.lr}, or warm up longer, "
-            "in another folder: --out"
-        )
+        raise checkpoint.diverged("the loss is", recipe, step, last)
 
 
 def _is_over(recipe: Recipe, progress: checkpoint.Progress) -> bool:

@@ -34,6 +34,7 @@ def run(
     need("torch", extra="train")
     from anabranch.train.loop import rehearse, train
     from anabranch.train.recipe import find_recipe, read_recipe
+    from anabranch.train.stopping import Stopping
     from anabranch.verbs.training_screen import Bar, Lines, ending, estimate_json, estimate_lines, page_line
 
     pictures = Path(data) if data is not None else None
@@ -58,8 +59,8 @@ def run(
         print(f"{folder}: holds no run to go on with; a new one begins", file=sys.stderr)
     screen = nullcontext(lambda told: None) if json or not leads else Bar() if sys.stderr.isatty() else Lines()
     try:
-        with screen as report:
-            result = train(recipe, folder, resume=resume, report=report, locate=_located)
+        with screen as report, Stopping() as stopping:
+            result = train(recipe, folder, resume=resume, report=report, locate=_located, stopping=stopping)
     except (KeyboardInterrupt, SystemExit):  # by SIGINT or SIGTERM
         if leads:
             kept = f"{last} is kept, --resume goes on from there" if last.exists() else "nothing is kept yet"
