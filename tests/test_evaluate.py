@@ -97,6 +97,13 @@ def test_as_many_classes_of_other_names_are_matched_by_position() -> None:
     assert match_classes(data, ("tench", "goldfish")) == ([0, 1], "position")
 
 
+def test_imagenets_identifiers_are_the_names_of_its_words() -> None:
+    """So that a folder of some of its classes is evaluated: n01440764 is the tench, n01443537 the goldfish."""
+    some = Set([0], [1], class_names=("n01443537", "n01440764"))
+    assert match_classes(some, ("tench", "cat", "goldfish")) == ([2, 0], "name")
+    assert match_classes(Set([0], [0], class_names=("goldfish",)), ("n01440764", "n01443537")) == ([1], "name")
+
+
 def test_names_that_the_model_knows_in_part_are_an_error_and_not_matched_by_position() -> None:
     with pytest.raises(DatasetError, match="does not know 'T-shirt_top'"):
         match_classes(Set([0], [1], class_names=("T-shirt_top", "coat")), ("coat", "T-shirt/top"))

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.catalogue.classes import imagenet_1k
 from anabranch.errors import DatasetError
 from anabranch.images.labelled import Labelled
 from anabranch.runtimes.pipeline import Answer, Picture, answer
@@ -168,9 +169,11 @@ def _answered(
 def match_classes(data: Labelled, labels: tuple[str, ...]) -> tuple[list[int], Literal["name", "position"]]:
     """For each class of the set, the model's index of it: by name where the model knows every name, else by position.
 
-    Raises DatasetError where the set has classes that the model cannot answer, or where it knows only some names.
+    ImageNet's identifiers and words are the same names: n01440764 is tench. Raises DatasetError where the set has classes that the model cannot answer, or where it knows only some names.
     """
-    names = data.class_names
+    words = dict(imagenet_1k())
+    labels = tuple(words.get(label, label) for label in labels)
+    names = None if data.class_names is None else tuple(words.get(name, name) for name in data.class_names)
     if names is not None and set(names) <= set(labels) and len(set(labels)) == len(labels):
         return [labels.index(name) for name in names], "name"
     largest = int(data.labels.max(initial=-1)) if data.targets is None else data.targets.shape[1] - 1

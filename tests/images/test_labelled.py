@@ -237,7 +237,7 @@ def test_a_csv_of_names_gives_the_sorted_names_as_classes(tmp_path):
         ("l.txt", "a.png 0,1,0\n", "line 1: label '0,1,0'"),
         ("l.txt", "a.png ²\n", "line 1: label '²'"),
         ("l.txt", "a.png 1\n\na.png\n", r"line 3: 'a\.png' is not a path and a label"),
-        ("l.txt", "490\n361\n171\n", r"line 1: these are numbers without pictures.*devkit"),
+        ("l.txt", "490\n361\n171\n", "these are numbers without pictures.*devkit"),
         ("l.txt", "\n \n", "no pictures are listed"),
         ("l.txt", "b.png 1\n", r"its first picture, .*b\.png, does not exist"),
         ("l.csv", "file,class\na.png,1\n", "its columns are file, class; path and label are wanted"),

@@ -88,7 +88,10 @@ def test_a_value_out_of_range_is_named(tiny: Path, override: str, met: str) -> N
             "augment.side_px=[[0]]",
             "augment.side_px = [[0]] does not fit: it must be a list of lists of 2 whole numbers",
         ),
-        ("data.class_names=left", "data.class_names = 'left' does not fit: it must be a list of texts"),
+        (
+            "data.class_names=left",
+            "data.class_names = 'left' does not fit: it must be a list of texts or \"imagenet-1k\"",
+        ),
         ("run.test_pictures=few", "run.test_pictures = 'few' does not fit: it must be a whole number"),
         ("run.compile=1", "run.compile = 1 does not fit: it must be true or false"),
         ("optimise.epochs=0", "optimise.epochs = 0 does not fit: it must be greater than or equal to 1"),

@@ -4,7 +4,9 @@ path                        what it is
 FOLDER/class/...            class folders: classes are the sorted names of the folders, as torchvision sorts them, so
                             "10" comes before "2"; pictures lie at any depth below. ImageNet's val/nXXXXXXXX/*.JPEG
 FOLDER, split="val"         FOLDER/val
-FOLDER, labels=LIST         the pictures that LIST names, relative to FOLDER. ImageNet's flat val/ with a val_list.txt
+FOLDER, labels=LIST         the pictures that LIST names, relative to FOLDER or, where the first is not there, to the
+                            list's folder. ImageNet's flat val/ with PaddleClas' val_list.txt, with Kaggle's
+                            LOC_val_solution.csv, or with the devkit's ground truth: see images.imagenet
 LIST                        lines of `path label`, relative to the folder of the list; labels are numbers from 0 on
 LIST.csv                    columns path and label; a label is a number, or a name: then classes are the sorted names.
                             With `multi_label`, a picture has any number of labels, between ";"
@@ -37,6 +39,7 @@ from anabranch.errors import DatasetError, ImageError
 from anabranch.images.decode import decode
 from anabranch.images.files import count_ignored, files_in, is_hidden, is_picture, told_ignored
 from anabranch.images.idx import IMAGES, is_idx, labels_beside, read_idx
+from anabranch.images.imagenet import is_ground_truth, read_ground_truth
 from anabranch.images.lists import read_rows, read_targets
 from anabranch.images.shards import SPLITS, are_shards, open_shards
 
@@ -253,11 +256,18 @@ def _listed(file: Path, folder: Path, *, multi_label: bool) -> LabelledFiles:
     if multi_label:
         names, targets, classes = read_targets(file)
         labels = np.full(len(names), -1, np.int64)
+    elif file.is_file() and is_ground_truth(file):
+        names, labels, classes = read_ground_truth(file, folder)
     else:
         names, labels, classes = read_rows(file)
     first = folder / names[0]
+    if not first.exists() and (file.parent / names[0]).exists():
+        return LabelledFiles(str(file.parent), names, labels, classes, targets)
     if not first.exists():
-        raise DatasetError(f"{file}: its first picture, {first}, does not exist; its paths are relative to {folder}")
+        raise DatasetError(
+            f"{file}: its first picture, {first}, does not exist; its paths are relative to "
+            f"{folder if folder == file.parent else f'{folder} or to {file.parent}'}"
+        )
     return LabelledFiles(str(folder), names, labels, classes, targets)
 
 

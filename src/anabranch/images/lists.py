@@ -1,5 +1,7 @@
 """Which label each picture has, from a text file: `path label` lines, or CSV with the columns path and label.
 
+Kaggle's LOC_val_solution.csv of ImageNet, with the columns ImageId and PredictionString, is read as it is.
+
 A CSV may give a picture several labels, `dog;ball` or `3;17`, or none, where it is read as such: `read_targets`. The
 names of the classes, in their order, may stand beside the list in `classes.json`, an array of strings; labels that are
 names are then looked up in it.
@@ -10,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +27,7 @@ _MOST_DIGITS = 9
 _MOST_TARGETS = 8 << 30  # a byte each
 _BETWEEN = ";"
 
-_DEVKIT = (
-    "these are numbers without pictures. ILSVRC2012_validation_ground_truth.txt counts classes in the order of its "
-    "devkit's meta.mat, not in the sorted order of the synsets that every published net is trained on. Give a list of "
-    "'path label' lines with labels 0..999, such as PaddleClas' val_list.txt, or a folder for each synset"
-)
+_KAGGLE = ["ImageId", "PredictionString"]  # of ImageNet's LOC_val_solution.csv: a name, and synsets with boxes
 
 
 def read_rows(path: Path) -> Rows:
@@ -168,8 +166,7 @@ def _list_rows(path: Path) -> Iterator[tuple[int, str, str]]:
             continue
         words = text.strip().replace("\t", " ").rpartition(" ")
         if not words[0].strip():
-            said = _DEVKIT if _is_number(words[2]) else f"{text.strip()!r} is not a path and a label"
-            raise DatasetError(f"{path}: line {line}: {said}")
+            raise DatasetError(f"{path}: line {line}: {text.strip()!r} is not a path and a label")
         yield line, text.strip()[: len(words[0])].strip(), words[2]
 
 
@@ -177,6 +174,9 @@ def _csv_rows(path: Path, *, may_be_empty: bool = False) -> Iterator[tuple[int, 
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
+        if header == _KAGGLE:
+            yield from _kaggle_rows(path, reader)
+            return
         if header.count("path") != 1 or header.count("label") != 1:
             raise DatasetError(f"{path}: its columns are {', '.join(header) or 'none'}; path and label are wanted")
         at_path, at_label = header.index("path"), header.index("label")
@@ -188,6 +188,15 @@ def _csv_rows(path: Path, *, may_be_empty: bool = False) -> Iterator[tuple[int, 
             yield reader.line_num, row[at_path], row[at_label].strip()
     except csv.Error as error:
         raise DatasetError(f"{path}: line {reader.line_num}: {error}") from None
+
+
+def _kaggle_rows(path: Path, rows: Iterable[list[str]]) -> Iterator[tuple[int, str, str]]:
+    """A picture's class is that of its boxes, all of which are of one."""
+    for line, row in enumerate(rows, start=2):
+        synset = row[1].split(maxsplit=1)[:1] if len(row) == 2 else []
+        if not synset or not row[0]:
+            raise DatasetError(f"{path}: line {line}: {','.join(row)!r} lacks a picture or a synset")
+        yield line, f"{row[0]}.JPEG", synset[0]
 
 
 def _text(path: Path) -> str:

@@ -6,6 +6,8 @@ The `[smoke]` table holds such overrides for a run of well under a minute; its k
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +16,7 @@ from functools import reduce
 from operator import getitem
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -23,12 +25,14 @@ from pydantic_core import ErrorDetails
 from anabranch.errors import DatasetError, RecipeError, nearest, shown
 from anabranch.images.files import is_hidden, is_picture
 from anabranch.images.idx import IMAGES
+from anabranch.images.imagenet import TRUTH
 from anabranch.train.tables import Recipe
 
 SHIPPED = Path(__file__).parents[1] / "recipes"  # in a checkout a link to recipes/, in a wheel its files
 HELD_OUT = 0.2  # of pictures that come in one piece
 _TESTED = ("val", "valid", "validation", "eval", "test", "testing")  # what people call the other piece
-_LISTS = (".txt", ".csv")
+_LISTS = (".txt", ".csv", "_list.txt")
+_IMAGENETS = {"val": ("LOC_val_solution.csv", TRUTH, f"data/{TRUTH}", f"ILSVRC2012_devkit_t12/data/{TRUTH}")}
 _NOUNS = {str: "text", int: "whole number", float: "number"}
 _PREFIX = "Input should be "
 _OTHERWISE = {
@@ -96,10 +100,13 @@ def _pointed(data: Any, pictures: Path, asked: Collection[str]) -> dict[str, Any
     if not pictures.exists():
         raise DatasetError(f"{pictures}: no such folder or list; give where your pictures are")
     inside = _names(pictures) if pictures.is_dir() else set()
-    if _are_packed(inside):  # and say themselves what is what
-        return {**told, "train": {**train, "path": str(pictures)}, "test": {**test, "path": str(pictures)}}
     learnt = train.get("split") or "train"
     names = [name for name in (test.get("split"), *_TESTED) if name]
+    if _are_packed(inside):  # and say themselves what is what
+        words = {word for name in inside if name.endswith(".tar") for word in re.findall("[a-z]+", name.lower())}
+        train["split"] = next((each for each in (learnt, "training") if each in words), train.get("split"))
+        test["split"] = next((each for each in names if each in words), test.get("split"))
+        return {**told, "train": {**train, "path": str(pictures)}, "test": {**test, "path": str(pictures)}}
     is_asked = any(key == "data.test" or key.startswith("data.test.") for key in asked)
     if _is_set(pictures / learnt):
         if _has_class_folders(pictures / learnt):
@@ -110,6 +117,9 @@ def _pointed(data: Any, pictures: Path, asked: Collection[str]) -> dict[str, Any
             return {**told, "train": source, "test": {"path": str(pictures), "split": tested}}
         if is_asked:
             return {**told, "train": source, "test": {"path": str(pictures)}}
+        for flat in filter(Path.is_dir, (pictures / name for name in names)):
+            if (labels := _list_in(pictures, [flat.name]) or _list_in(flat, [flat.name])) is not None:
+                return {**told, "train": source, "test": {"path": str(flat), "labels": labels}}
         _want_alone(pictures, learnt)
         return {**told, "train": source, "hold_out": HELD_OUT}
     lists = [_list_in(pictures, each) for each in ([learnt], names)]
@@ -128,8 +138,8 @@ def _want_alone(pictures: Path, learnt: str) -> None:
     if beside:
         raise DatasetError(
             f"{pictures}: holds {learnt} and {', '.join(beside[:5])}{', ...' if len(beside) > 5 else ''}, but no class "
-            f"folders in a val or a test. Call so what is to be tested on, or give {pictures / learnt} alone, of which "
-            "a fifth is then held out"
+            "folders in a val or a test, nor a list of the pictures in it such as val_list.txt. Call so what is to be "
+            f"tested on, or give {pictures / learnt} alone, of which a fifth is then held out"
         )
 
 
@@ -154,8 +164,9 @@ def _has_class_folders(place: Path) -> bool:
 
 
 def _list_in(folder: Path, names: Sequence[str]) -> str | None:
-    """The first list of one of these names."""
+    """The first list of one of these names, such as val.csv or PaddleClas' val_list.txt, or ImageNet's own."""
     files = [folder / f"{name}{suffix}" for name in names for suffix in _LISTS]
+    files += [folder / place for name in names for place in _IMAGENETS.get(name, ())]
     return next((str(file) for file in files if file.is_file()), None)
 
 
@@ -287,6 +298,8 @@ def _words(held: Any, a: str = "a ", s: str = "") -> str:
         return _words(items[0], a, s)
     if origin in (Union, UnionType):
         return " or ".join(_words(each) for each in items if each is not NoneType)
+    if origin is Literal:
+        return " or ".join(map(json.dumps, items))
     if origin is tuple:
         count = "" if items[-1] is Ellipsis else f"{len(items)} "
         return f"{a}list{s} of {count}{_words(items[0], '', 's')}"

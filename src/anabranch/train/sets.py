@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.catalogue.classes import imagenet_1k
 from anabranch.errors import DatasetError
 from anabranch.errors import shown as plain
 from anabranch.images.files import told_ignored
@@ -38,7 +39,7 @@ def open_sets(data: Data) -> Sets:
     else:
         shown, tested = _held_out(data)
     _want_equal_classes(data, shown, tested)
-    names = shown.class_names or tested.class_names or data.class_names
+    names = shown.class_names or tested.class_names or _given(data, shown)
     if names is None:
         raise DatasetError(f"{data.train.path}: its classes have no names; give data.class_names in the recipe")
     want_names(names, _where(data.train) if shown.class_names or tested.class_names else "data.class_names")
@@ -49,6 +50,19 @@ def open_sets(data: Data) -> Sets:
     if len(names) < 2 and not data.multi_label:
         raise DatasetError(_one_class(_where(data.train), shown, names[0]))
     return Sets(shown, tested, tuple(names))
+
+
+def _given(data: Data, shown: Labelled) -> tuple[str, ...] | None:
+    """The recipe's names for classes that are mere numbers."""
+    if data.class_names != "imagenet-1k":
+        return data.class_names
+    numbers, names = np.unique(truth(shown)), tuple(wordnet_id for wordnet_id, _ in imagenet_1k())
+    if shown.targets is None and len(numbers) == len(names) == numbers[-1] + 1:
+        return names
+    raise DatasetError(
+        f"{data.train.path}: its classes have no names, and {len(numbers)} numbers up to {numbers.max(initial=0)} are "
+        f"not ImageNet-1k's 0 to {len(names) - 1}; give data.class_names, or a {CLASSES_FILE} beside the list or shards"
+    )
 
 
 def doubts(sets: Sets) -> tuple[str, ...]:
@@ -65,7 +79,8 @@ def doubts(sets: Sets) -> tuple[str, ...]:
 def _want_equal_classes(data: Data, shown: Labelled, tested: Labelled) -> None:
     train, test = _where(data.train), _where(data.test or data.train)
     wanted = shown.class_names
-    for names, where in ((tested.class_names, test), (data.class_names, "data.class_names")):
+    given = None if data.class_names == "imagenet-1k" else data.class_names  # which is for those that have no names
+    for names, where in ((tested.class_names, test), (given, "data.class_names")):
         if wanted is None or names is None or names == wanted:
             continue
         in_folders = Path(train, wanted[0]).is_dir() and Path(test, (tested.class_names or wanted)[0]).is_dir()

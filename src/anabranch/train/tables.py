@@ -47,7 +47,7 @@ class Data(Table):
     train: Source
     test: Source | None = None
     hold_out: BelowOne = 0.0  # instead of `test`: the share of each class of `train` that is tested on and not learnt
-    class_names: tuple[str, ...] | None = None  # where the set itself has none
+    class_names: tuple[str, ...] | Literal["imagenet-1k"] | None = None  # where the set itself has none
     multi_label: bool = False  # a picture shows any number of classes, which a CSV names between ";"
     balanced: bool = False  # each class is shown as often as any other
     repeats: Positive = 1  # copies of a picture in a batch, each augmented on its own (Hoffer et al. 2020)
