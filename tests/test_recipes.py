@@ -86,6 +86,7 @@ RSB = {
     "augment.cutmix": 1.0,
     "augment.policy": "randaugment",
     "augment.policy_ops": 2,
+    "augment.policy_probability": 0.5,
     "augment.policy_spread": 0.5,
     "input.resize_px": 235,  # 224 / 0.95, rounded down
     "optimise.decay_norms": False,

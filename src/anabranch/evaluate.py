@@ -169,7 +169,8 @@ def _answered(
 def match_classes(data: Labelled, labels: tuple[str, ...]) -> tuple[list[int], Literal["name", "position"]]:
     """For each class of the set, the model's index of it: by name where the model knows every name, else by position.
 
-    ImageNet's identifiers and words are the same names: n01440764 is tench. Raises DatasetError where the set has classes that the model cannot answer, or where it knows only some names.
+    ImageNet's identifiers and words are the same names: n01440764 is tench. Raises DatasetError where the set has
+    classes that the model cannot answer, or where it knows only some names.
     """
     words = dict(imagenet_1k())
     labels = tuple(words.get(label, label) for label in labels)

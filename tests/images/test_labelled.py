@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from anabranch.errors import DatasetError, ImageError
-from anabranch.images.labelled import open_labelled
+from anabranch.images.labelled import open_labelled, open_unlabelled
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -29,6 +29,17 @@ def grey(labelled, index: int) -> int:
 
 def idx(values: np.ndarray) -> bytes:
     return bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
+
+
+def test_pictures_are_opened_without_their_labels_from_wherever_they_lie(tmp_path):
+    for place, value in (("a/1.png", 1), ("a/b/2.png", 2), ("3.png", 3), ("c/notes.txt", 0)):
+        put(tmp_path / place, value)
+    data = open_unlabelled(tmp_path)
+    assert sorted(grey(data, index) for index in range(len(data))) == [1, 2, 3]
+    assert (data.labels.tolist(), data.class_names) == ([-1, -1, -1], None)
+    (tmp_path / "list.txt").write_text("3.png 5\na/1.png 0\n")
+    listed = open_unlabelled(tmp_path / "list.txt")
+    assert ([grey(listed, 0), grey(listed, 1)], listed.labels.tolist()) == ([3, 1], [-1, -1])
 
 
 # ---- Class folders -------------------------------------------------------------------------------------------------

@@ -812,6 +812,27 @@ def test_a_student_without_labels_comes_to_answer_as_its_teacher(tiny: Path, tmp
     assert (answered[0] == answered[1]).float().mean() > 0.9
 
 
+def test_pictures_without_labels_are_learnt_from_a_teacher(tiny: Path, tmp_path: Path) -> None:
+    """At any depth, and to the same bits as with labels that are not looked at."""
+    teacher = train(read_recipe(tiny, smoke=True), tmp_path / "teacher")
+    data = open_labelled(tiny.parent, split="train")
+    for index in range(len(data)):
+        place = tmp_path / "photos" / ("left", "right")[data.labels[index]] / f"{index:02}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data.picture(index)).save(place)
+    told = [
+        f"distil.teacher='{teacher}'",
+        "optimise.label_smoothing=0.0",
+        f"data.train={{path='{tmp_path / 'photos'}'}}",
+    ]
+    labelled = train(read_recipe(tiny, overrides=told), tmp_path / "labelled")
+    unlabelled = train(read_recipe(tiny, overrides=[*told, "data.unlabelled=true"]), tmp_path / "unlabelled")
+    assert _tensors(labelled) == _tensors(unlabelled)
+    for place in (tmp_path / "photos/right").iterdir():  # loose ones now, beside a folder
+        place.rename(tmp_path / "photos" / place.name)
+    train(read_recipe(tiny, overrides=[*told, "data.unlabelled=true"]), tmp_path / "loose")
+
+
 def test_a_run_does_not_go_on_with_another_teacher_in_the_place_of_the_first(tiny: Path, tmp_path: Path) -> None:
     one, other = (
         train(read_recipe(tiny, smoke=True, overrides=[f"run.seed={seed}"]), tmp_path / str(seed)) for seed in (1, 2)

@@ -179,6 +179,26 @@ def test_each_operation_is_drawn_as_often_at_the_policys_strength(
         assert amounts["translate-x"].abs().max() == 32
 
 
+def test_each_operation_happens_by_the_probability_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often either way; all others are the identity."""
+    met: list[Tensor] = []
+
+    def note(pixels: Tensor, amount: Tensor) -> Tensor:
+        met.append(amount)
+        return pixels
+
+    monkeypatch.setitem(OPERATIONS, "rotate", note)
+    recipe = Augment(policy="randaugment", policy_ops=2, policy_magnitude=7.0, policy_probability=0.25)
+    count = 28_000
+    changed(torch.zeros(count, 3, 4, 4, dtype=torch.uint8), draws_for(count, recipe), recipe)
+    amounts = torch.cat(met)
+    expected = 0.25 * count * 2 / 14
+    assert abs(len(amounts) - expected) < 5 * expected**0.5
+    assert abs((amounts > 0).float().mean() - 0.5) < 0.08
+    never = recipe.model_copy(update={"policy_probability": 0.0})
+    assert torch.equal(changed(NOISE, draws_for(len(NOISE), never), never), NOISE)
+
+
 def test_the_least_and_the_largest_draw_pick_the_first_and_the_last() -> None:
     least, largest = torch.zeros(()), torch.tensor(1 - 2**-24)
     for count in range(1, 1000):

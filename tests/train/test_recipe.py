@@ -141,6 +141,23 @@ def test_a_key_that_nothing_reads_may_be_set_back_to_what_it_is_when_left_out(ti
     read_recipe(tiny, overrides=["optimise.optimiser=adamw", "optimise.momentum=0.9", "optimise.nesterov=false"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "it goes with [distil], with distil.labels = 0 and with data.test"),
+        (["distil.teacher=random", "distil.labels=0.5"], "it goes with [distil], with distil.labels = 0"),
+        (["data.balanced=true"], "data.balanced belongs to pictures with labels, and data.unlabelled"),
+        (["data.train={path='a', labels='b'}"], "data.train.labels belongs to pictures with labels"),
+    ],
+)
+def test_pictures_without_labels_want_a_teacher_and_others_to_be_tested_on(
+    tiny: Path, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(tiny, overrides=["data.unlabelled=true", *overrides])
+    assert said in str(caught.value)
+
+
 def test_the_largest_seed_is_the_largest_that_torch_takes(tiny: Path) -> None:
     largest = 2**64 - 1
     torch.Generator().manual_seed(read_recipe(tiny, overrides=[f"run.seed={largest}"]).run.seed)

@@ -27,10 +27,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,11 +190,29 @@ def open_pictures(path: str | os.PathLike[str], *, split: str | None = None) -> 
     path = Path(path)
     folder = path if split is None else path / split
     if folder.is_dir() and any(is_picture(each.name) and each.is_file() for each in folder.iterdir()):
-        files = files_in(folder)
-        names = [str(file.relative_to(folder)) for file in files if is_picture(file.name)]
-        labels = np.full(len(names), -1, np.int64)
-        return LabelledFiles(str(folder), names, labels, None, ignored=count_ignored(files))
+        return _below(folder)
     return open_labelled(path, split=split)
+
+
+def open_unlabelled(path: str | os.PathLike[str], *, split: str | None = None) -> Labelled:
+    """All pictures at any depth below a folder, or those of any other set, with -1 for their labels.
+
+    Raises DatasetError.
+    """
+    path = Path(path)
+    folder = path if split is None else path / split
+    if folder.is_dir() and not any(IMAGES.fullmatch(each.name) or each.suffix == ".tar" for each in folder.iterdir()):
+        return _below(folder)
+    labelled: Any = open_labelled(path, split=split)
+    unlabelled: Labelled = replace(labelled, labels=np.full(len(labelled), -1, np.int64))
+    return unlabelled
+
+
+def _below(folder: Path) -> LabelledFiles:
+    files = files_in(folder)
+    names = [str(file.relative_to(folder)) for file in files if is_picture(file.name)]
+    labels = np.full(len(names), -1, np.int64)
+    return LabelledFiles(str(folder), names, labels, None, ignored=count_ignored(files))
 
 
 def _in_folder(folder: Path, split: str | None, labels: Path | None, *, multi_label: bool) -> Labelled:

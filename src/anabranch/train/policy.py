@@ -9,6 +9,7 @@ they differ in, at full strength:
 
                                         RandAugment                 TrivialAugmentWide
 operations on a picture                 `policy_ops`                1
+each of them happens by                 `policy_probability`        1
 strength                                `policy_magnitude` / 10     one of 0, 1/30, ..., 1
 shear                                   0.3                         0.99
 translation                             150/331 of the side         32 px
@@ -50,8 +51,9 @@ def changed(pixels: Tensor, draws: Tensor, recipe: Augment) -> Tensor:
     """
     strongest = torch.tensor(_strongest(recipe, pixels.shape[-1]))
     for drawn in draws.cpu().unbind(1):
-        which = picked(drawn[:, 0], len(OPERATIONS))
-        way = torch.where(drawn[:, 2] < 0.5, 1.0, -1.0)
+        happens = drawn[:, 2] < recipe.policy_probability
+        which = torch.where(happens, picked(drawn[:, 0], len(OPERATIONS)), 0)  # the identity
+        way = torch.where(drawn[:, 2] < recipe.policy_probability / 2, 1.0, -1.0)
         pixels = _applied(pixels, which, strongest[which] * _strength(drawn[:, 1], recipe) * way)
     return pixels
 

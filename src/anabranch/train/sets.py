@@ -14,11 +14,13 @@ from anabranch.catalogue.classes import imagenet_1k
 from anabranch.errors import DatasetError
 from anabranch.errors import shown as plain
 from anabranch.images.files import told_ignored
-from anabranch.images.labelled import Labelled, LabelledFiles, open_labelled
+from anabranch.images.labelled import Labelled, LabelledFiles, open_labelled, open_unlabelled
 from anabranch.images.lists import CLASSES_FILE, want_names
 from anabranch.images.shards import SPLITS
 from anabranch.images.split import parts
 from anabranch.train.tables import Data, Source
+
+_UNLABELLED = -1
 
 
 class Sets(NamedTuple):
@@ -34,12 +36,14 @@ def open_sets(data: Data) -> Sets:
 
     The same where there is one class, and a picture shows one.
     """
-    if data.test:
+    if data.test and data.unlabelled:
+        shown, tested = open_unlabelled(data.train.path, split=data.train.split), _open(data.test)
+    elif data.test:
         shown, tested = (_open(source, multi_label=data.multi_label) for source in (data.train, data.test))
     else:
         shown, tested = _held_out(data)
     _want_equal_classes(data, shown, tested)
-    names = shown.class_names or tested.class_names or _given(data, shown)
+    names = shown.class_names or tested.class_names or _given(data, tested if data.unlabelled else shown)
     if names is None:
         raise DatasetError(f"{data.train.path}: its classes have no names; give data.class_names in the recipe")
     want_names(names, _where(data.train) if shown.class_names or tested.class_names else "data.class_names")
@@ -71,6 +75,8 @@ def doubts(sets: Sets) -> tuple[str, ...]:
     lines = [f"{each.folder}: {told_ignored(each.ignored)}" for each in files]
     met = truth(sets.shown)
     shown = set((np.unique(met) if met.ndim == 1 else np.flatnonzero(met.any(0))).tolist())
+    if shown == {_UNLABELLED}:
+        return tuple(lines)
     if absent := [name for index, name in enumerate(sets.class_names) if index not in shown]:
         lines.append(f"{len(absent)} of {len(sets.class_names)} classes have no picture to learn from: {_some(absent)}")
     return tuple(lines)

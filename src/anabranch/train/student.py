@@ -109,6 +109,8 @@ class Student:
     def _loss(self, pixels: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
         device, recipe = self.team.device, self.recipe
         labels = labels.to(device)
+        if recipe.data.unlabelled:
+            labels = torch.zeros_like(labels)  # mixed like others, and never looked at
         targets = labels if recipe.data.multi_label else F.one_hot(labels, self.net.num_classes)
         x, targets = mixed(self.to_input.train()(pixels.to(device), draws), targets.float(), recipe.augment)
         if recipe.run.channels_last:

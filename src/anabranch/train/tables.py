@@ -49,6 +49,7 @@ class Data(Table):
     hold_out: BelowOne = 0.0  # instead of `test`: the share of each class of `train` that is tested on and not learnt
     class_names: tuple[str, ...] | Literal["imagenet-1k"] | None = None  # where the set itself has none
     multi_label: bool = False  # a picture shows any number of classes, which a CSV names between ";"
+    unlabelled: bool = False  # `train` is all pictures at any depth below a folder, for a teacher's answers alone
     balanced: bool = False  # each class is shown as often as any other
     repeats: Positive = 1  # copies of a picture in a batch, each augmented on its own (Hoffer et al. 2020)
     unreadable: BelowOne = 0.0  # share of pictures that may turn out unreadable; they are left out and listed
@@ -57,6 +58,10 @@ class Data(Table):
     def _fits(self) -> Self:
         if (self.test is None) != (self.hold_out > 0):
             raise ValueError("data wants either a test set, data.test, or a share of the training set, data.hold_out")
+        if self.unlabelled:
+            self.refuse("data", ("balanced", "multi_label"), belongs_to="pictures with labels, and data.unlabelled")
+            if self.train.labels is not None:
+                raise ValueError("data.train.labels belongs to pictures with labels; leave it or data.unlabelled out")
         if self.multi_label and (self.hold_out or self.balanced):
             raise ValueError(
                 "data.hold_out and data.balanced go by the one class of a picture, and data.multi_label gives it any "
@@ -130,6 +135,7 @@ class Augment(Table):
     policy_ops: Positive = 2  # of randaugment
     policy_magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0  # of randaugment
     policy_spread: NotNegative = 0.0  # standard deviation of the magnitude
+    policy_probability: Share = 1.0  # with which each of randaugment's operations happens; timm's 0.5
     erase: Share = 0.0
     mixup: NotNegative = 0.0
     cutmix: NotNegative = 0.0  # with mixup too, each batch gets one of the two, as often the one as the other
@@ -148,7 +154,7 @@ class Augment(Table):
         if self.crop != "random-resized":
             self.refuse("augment", ("resampler", "scale", "aspect"), belongs_to='augment.crop = "random-resized"')
         if self.policy != "randaugment":
-            of_policy = ("policy_ops", "policy_magnitude", "policy_spread")
+            of_policy = ("policy_ops", "policy_magnitude", "policy_spread", "policy_probability")
             self.refuse("augment", of_policy, belongs_to='augment.policy = "randaugment"')
         return self
 
@@ -280,6 +286,11 @@ class Recipe(Table):
             raise ValueError(
                 f'optimise.loss = "{self.steps.loss}" gives each picture one class, and data.multi_label any number; '
                 'say optimise.loss = "binary"'
+            )
+        if self.data.unlabelled and not (self.distil and self.distil.labels == 0 and self.data.test):
+            raise ValueError(
+                "data.unlabelled pictures can be learnt from a teacher alone, and tested on others: it goes with "
+                "[distil], with distil.labels = 0 and with data.test"
             )
         if self.distil and self.distil.labels == 0:
             self.steps.refuse("optimise", ("label_smoothing", "loss"), belongs_to="distil.labels, which is 0")
