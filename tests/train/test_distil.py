@@ -13,6 +13,7 @@ from torch import nn
 
 from anabranch.arch import Arch
 from anabranch.catalogue.classes import imagenet_1k
+from anabranch.engines import openvino
 from anabranch.errors import DatasetError, RecipeError
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.load import Trained, save_trained
@@ -24,6 +25,7 @@ from anabranch.train.tables import Augment, Data, Distil, Input, Optimise, Recip
 CLASSES = ("ant", "bee", "cat", "dög", "eel")  # those of the packed net
 OWN = Preprocess(crop_px=33, resize_px=40, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))  # and its input
 CPU = torch.device("cpu")
+CPU_HAS_BF16 = "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def recipe(
@@ -89,6 +91,34 @@ def test_an_artefact_answers_as_the_net_that_it_was_made_of(packed, pixels) -> N
     with torch.no_grad():
         wanted = packed.net(normalised(pixels, OWN.mean, OWN.std))
     torch.testing.assert_close(teacher.logits(normalised(pixels, mean, std)), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_artefact_answers_on_the_engine_that_is_named(packed, tmp_path, pixels, engine) -> None:
+    """Where the artefact has the files of no other."""
+    folder = shutil.copytree(packed.folder, tmp_path / "artefact")
+    card = json.loads((folder / "card.json").read_text())
+    kind = {"onnxruntime": "onnx"}.get(engine, engine)
+    card["graphs"] = {kind: card["graphs"][kind]}
+    (folder / "card.json").write_text(json.dumps(card))
+    teacher = open_teacher(recipe(folder, engine=engine), CLASSES, CPU)
+    with torch.no_grad():
+        wanted = packed.net(normalised(pixels, OWN.mean, OWN.std))
+    torch.testing.assert_close(teacher.logits(normalised(pixels, OWN.mean, OWN.std)), wanted, rtol=0, atol=1e-4)
+    assert len(teacher.sha256()) == 64
+
+
+@pytest.mark.skipif(not CPU_HAS_BF16, reason="this processor computes no bf16")
+def test_an_artefact_that_answers_in_another_precision_is_another_teacher(packed, pixels) -> None:
+    exact, rough = (open_teacher(recipe(packed.folder, precision=each), CLASSES, CPU) for each in ("f32", "bf16"))
+    x = normalised(pixels, OWN.mean, OWN.std)
+    assert not torch.equal(exact.logits(x), rough.logits(x))
+    assert exact.sha256() != rough.sha256()
+
+
+def test_a_checkpoint_has_no_engine(checkpoint) -> None:
+    with pytest.raises(RecipeError, match="belong to an artefact's folder"):
+        open_teacher(recipe(checkpoint, engine="onnxruntime"), CLASSES, CPU)
 
 
 def test_an_artefact_is_shown_the_nearest_grey_level_and_nothing_beyond_black_and_white(packed, pixels) -> None:

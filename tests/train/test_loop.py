@@ -627,6 +627,19 @@ def test_what_does_not_fit_the_data_is_said(
     assert not (tmp_path / "run/last.safetensors").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+def test_a_compiled_net_learns_what_it_learns_uncompiled(tiny: Path, tmp_path: Path) -> None:
+    words = ["net.dropout=0.0", "net.drop_path=0.0", "augment.mixup=0.0", "optimise.epochs=1", "optimise.lr=0.005"]
+    losses = []
+    for compiled in ("false", "true"):
+        folder = tmp_path / compiled
+        settings = [word for each in (*words, f"run.compile={compiled}") for word in ("--set", each)]
+        assert _run(tiny, folder, *settings, processes=1).wait() == 0, folder.with_suffix(".log").read_text()
+        losses.append(json.loads((folder / "history.jsonl").read_text())["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_a_batch_in_parts_gives_the_step_of_the_whole(tiny: Path, tmp_path: Path) -> None:
     # norms see a part by itself, so they are kept still: all but the head is frozen
     start = train(read_recipe(tiny, smoke=True), tmp_path / "start")

@@ -21,7 +21,7 @@ from anabranch.errors import RecipeError
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import Net, build
 from anabranch.nets.store import tensors_sha256
-from anabranch.runtimes.open import open_model
+from anabranch.runtimes.open import ENGINES, open_model
 from anabranch.runtimes.predictor import Predictor
 from anabranch.train.classes import columns
 from anabranch.train.data import sides
@@ -60,6 +60,11 @@ def open_teacher(
     distil = recipe.distil
     assert distil is not None
     student = recipe.input.preprocess()
+    if not Path(distil.teacher).is_dir() and (distil.engine, distil.precision) != ("openvino", None):
+        raise RecipeError(
+            "distil.engine and distil.precision belong to an artefact's folder, and distil.teacher = "
+            f"{distil.teacher!r} is none, whose net answers in torch; leave them out"
+        )
     if distil.teacher == RANDOM:
         net = build(recipe.spec(), num_classes=len(class_names)).to(device)
         columns = np.arange(len(class_names))
@@ -70,7 +75,7 @@ def open_teacher(
                 f'distil.teacher_norms = "batch" does not fit {distil.teacher}: the norms of an artefact are folded '
                 "into its convolutions; give a checkpoint as the teacher, or leave the key out"
             )
-        predictor = open_model(distil.teacher)
+        predictor = open_model(distil.teacher, engine=distil.engine, precision=distil.precision)
         _want_one_class(distil.teacher, multi_label=predictor.card.multi_label)
         columns = _columns(predictor.card.labels, class_names, teacher=distil.teacher)
         for side_px in sides(recipe):
@@ -139,10 +144,12 @@ class ArtefactTeacher:
         return torch.from_numpy(answers[:, self._columns]).to(x.device)
 
     def sha256(self) -> str:
-        engine, precision = self._predictor.engine.split()  # OpenVINO's, of which a graph has the precision's name
-        files = self._predictor.card.graphs[engine][precision].files
+        name, precision = self._predictor.engine.split()
+        engine = ENGINES[name]
+        files = self._predictor.card.graphs[engine.format][engine.graphs[precision]].files
         told = [f"{name} {files[name].sha256}" for name in sorted(files)]
-        return hashlib.sha256("\n".join([*told, *map(str, self._columns)]).encode()).hexdigest()
+        how = [] if precision == engine.graphs[precision] else [precision]
+        return hashlib.sha256("\n".join([*told, *how, *map(str, self._columns)]).encode()).hexdigest()
 
 
 def distilled(student: Tensor, teacher: Tensor, label_loss: Tensor | None, distil: Distil) -> Tensor:

@@ -211,6 +211,8 @@ class Distil(Table):
     """A teacher whose answers are learnt instead of the labels, or beside them."""
 
     teacher: str  # an artefact, a checkpoint, a name in the catalogue, or RANDOM: a net like the student
+    engine: str = "openvino"  # of an artefact; any that `classify --engine` knows
+    precision: str | None = None  # that it computes in; None: f32 where the artefact has that
     # both ways, as PaddleClas' SSLD has it, or from the teacher's side (Hinton et al. 2015)
     loss: Literal["js", "kl"] = "js"
     temperature: Annotated[float, Field(gt=0)] = 1.0  # of "kl"
