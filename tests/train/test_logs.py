@@ -55,6 +55,30 @@ def test_lines_of_a_sitting_that_was_killed_are_taken_back(tmp_path: Path) -> No
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
 
 
+def test_every_tenth_step_and_the_last_have_a_line(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, tensorboard=False)
+    for step in range(1, 26):
+        logs.step(told(step, loss=1 / step, steps=25))
+    lines = [json.loads(each) for each in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert [(each["step"], each["loss"]) for each in lines] == [(10, 1 / 10), (20, 1 / 20), (25, 1 / 25)]
+    assert lines[0].keys() == {"step", "loss", "lr", "pictures_per_s", "waiting"}
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7])
+def test_a_step_that_is_done_once_more_has_one_line(tmp_path: Path, cut: int) -> None:
+    """Also where a kill cut the last line off."""
+    logs = Logs(tmp_path, tensorboard=False)
+    for step in range(1, 41):
+        logs.step(told(step, loss=1.0))
+    path = tmp_path / "steps.jsonl"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size - cut])
+    logs = Logs(tmp_path, tensorboard=False, step=25)
+    for step in range(26, 51):
+        logs.step(told(step, loss=2.0))
+    lines = [json.loads(each) for each in path.read_text().splitlines()]
+    assert [(each["step"], each["loss"]) for each in lines] == [(10, 1.0), (20, 1.0), (30, 2.0), (40, 2.0), (50, 2.0)]
+
+
 def test_every_tenth_step_and_the_last_are_points_of_the_curves(tmp_path: Path) -> None:
     logs = Logs(tmp_path, tensorboard=True)
     for step in range(1, 26):

@@ -282,6 +282,26 @@ def test_the_estimate_says_what_it_rests_on_and_how_sure_it_is() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (Timed(0.9, 0.02, 12), ["  layout    channels_last; the other takes 0.9 ± 0.02 s"]),
+        (Timed(0.69, 0.02, 12), ["  layout    channels_last; the other takes 0.69 ± 0.02 s"]),  # within the errors
+        (
+            Timed(0.5, 0.02, 12),
+            [
+                "  layout    channels_last; the other takes 0.5 ± 0.02 s",
+                "            and is faster: try --set run.channels_last=false",
+            ],
+        ),
+    ],
+)
+def test_the_estimate_says_where_the_other_layout_is_faster(other: Timed, said: list[str]) -> None:
+    lines = screen.estimate_lines(estimate(other_layout=other))
+    assert lines[4 : 4 + len(said)] == said
+    assert lines[4 + len(said)].startswith("  epoch")
+
+
 def test_a_full_disk_and_slow_reading_stand_in_the_estimate() -> None:
     said = "\n".join(screen.estimate_lines(estimate(free_bytes=100, reading=Timed(2.0, 0.1, 12))))
     assert "TOO LITTLE: choose another folder with --out" in said

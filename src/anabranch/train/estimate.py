@@ -106,6 +106,7 @@ class Estimate:
     mean_step: Timed  # the same, over the sides that pictures have in the run's epochs
     reading: Timed  # a batch, while nothing else goes on
     computing: Timed  # a step on a batch at hand
+    other_layout: Timed | None = None  # the same with run.channels_last the other way
     test_seconds: float  # all test pictures once
     memory_bytes: int | None  # of this process at its peak, on the device that computes; None: the system does not say
     device_bytes: int | None  # what the device has, where it is a GPU
@@ -140,6 +141,14 @@ class Estimate:
         return self.reading.seconds > self.computing.seconds
 
     @property
+    def has_slower_layout(self) -> bool:
+        """Whether the other layout is faster, beyond the errors of both."""
+        if self.other_layout is None:
+            return False
+        margin = math.hypot(self.computing.error, self.other_layout.error)
+        return self.computing.seconds - self.other_layout.seconds > margin
+
+    @property
     def has_room(self) -> bool:
         return self.disk_bytes < self.free_bytes
 
@@ -163,14 +172,7 @@ def estimate(
     """
 
     def timed(act: Callable[[], object], times: int) -> list[float]:
-        durations = []
-        for _ in range(times):
-            started = clock()
-            act()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            durations.append(clock() - started)
-        return durations
+        return _timed(act, times, device, clock)
 
     ahead = 2 * plan.recipe.run.workers  # batches that wait ready, which would make reading look faster than it is
     batch = parts.fetch()
@@ -207,6 +209,23 @@ def estimate(
         disk_bytes=2 * checkpoint_bytes + (epochs + models) * model_bytes + answers_bytes,  # the next beside the last
         free_bytes=shutil.disk_usage(_existing(folder)).free,
     )
+
+
+def steps_timed(step: Callable[[], object], times: int, device: torch.device) -> Timed:
+    """So many steps, after a few that are not timed."""
+    _timed(step, _WARM_UP, device, perf_counter)
+    return Timed.of(_timed(step, times, device, perf_counter))
+
+
+def _timed(act: Callable[[], object], times: int, device: torch.device, clock: Callable[[], float]) -> list[float]:
+    durations = []
+    for _ in range(times):
+        started = clock()
+        act()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        durations.append(clock() - started)
+    return durations
 
 
 def device_name(device: torch.device) -> str:

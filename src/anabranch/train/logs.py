@@ -2,7 +2,8 @@
 
 file                        what
 history.jsonl               a line an epoch, the same that the screen shows
-tensorboard/events.out.*    the same figures over the steps, where the recipe asks for them
+steps.jsonl                 a line every tenth step: its rate and speed, and the epoch's mean loss up to it
+tensorboard/events.out.*    the figures of both over the steps, where the recipe asks for them
 answers.npz                 what the result answered on the test pictures, for the run's page
 """
 
@@ -49,11 +50,14 @@ class Logs:
 
     def __init__(self, folder: Path, *, tensorboard: bool, step: int = 0):
         self.folder = folder
+        self.begins_after = step
+        self.has_begun = False
         self.events = _Events(folder / "tensorboard", step) if tensorboard else None
 
     def step(self, told: Mapping[str, Any]) -> None:
         """Take down what the loop told of a step."""
         if told["step"] % _EVERY_STEPS == 0 or told["step"] == told["steps"]:
+            self._note({key: told[key] for key in ("step", *_OF_A_STEP.values())})
             self._draw(_OF_A_STEP, told, told["step"])
 
     def epoch(self, history: Sequence[Mapping[str, Any]], step: int) -> None:
@@ -65,9 +69,35 @@ class Logs:
         """Make history.jsonl say `history`, whatever a sitting that was killed left in it."""
         write_text(self.folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in history))
 
+    def _note(self, line: Mapping[str, Any]) -> None:
+        """Append to steps.jsonl, whose lines of steps that are done once more are taken back before the first."""
+        path = self.folder / "steps.jsonl"
+        if not self.has_begun:
+            write_text(path, "".join(f"{each}\n" for each in _lines_until(path, self.begins_after)))
+            self.has_begun = True
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise unwritable(path, error) from None
+
     def _draw(self, curves: Mapping[str, str], told: Mapping[str, Any], step: int) -> None:
         if self.events is not None:
             self.events.write(step, {curve: told[key] for curve, key in curves.items() if key in told})
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Of steps up to this one; a line that a kill cut off is of a later one."""
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            is_over = json.loads(line)["step"] > step
+        except ValueError:
+            break
+        if is_over:
+            break
+        kept.append(line)
+    return kept
 
 
 class _Events:

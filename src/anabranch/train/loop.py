@@ -7,6 +7,7 @@ The run's folder holds
     epoch-0007.safetensors the means of the last epochs, as many as the recipe keeps beyond the last one
     best.safetensors       the mean of the best epoch so far, where the recipe's result is that
     history.jsonl          one line an epoch
+    steps.jsonl            one line every tenth step
     unreadable.txt         the pictures that were left out, where there are such
     answers.npz            what the result answered on the test pictures
     model.safetensors      the result, once the run is done
@@ -35,7 +36,7 @@ from anabranch.nets.load import Trained, load_trained, save_trained
 from anabranch.train import checkpoint
 from anabranch.train.data import Crops, Share, batches, order, side_at, sides
 from anabranch.train.distil import Locate
-from anabranch.train.estimate import Estimate, Parts, Plan, device_name, estimate
+from anabranch.train.estimate import Estimate, Parts, Plan, device_name, estimate, steps_timed
 from anabranch.train.logs import Logs, write_answers, write_text
 from anabranch.train.optimise import averaged, rate, scaled_lr
 from anabranch.train.score import Answers, answers, figures, tested_net, yardstick
@@ -214,40 +215,59 @@ def _train(
 
 
 def rehearse(recipe: Recipe, folder: Path, *, locate: Locate = a_path) -> Estimate:
-    """Try a few steps of the recipe and say what the whole run will take. Nothing is written. Raises as `train`."""
+    """Try a few steps of the recipe and say what the whole run will take. Nothing is written. Raises as `train`.
+
+    They are tried in the other layout too: which one is faster depends on the net, the device and torch.
+    """
     with Team() as team:
         sets = open_sets(recipe.data)
-        steps_per_epoch = _steps_per_epoch(recipe, len(sets.shown), team.processes)
-        student = Student(recipe, sets.class_names, team, locate=locate)
-        plan = _plan(recipe, sets, team, steps_per_epoch, 0)
+        found = _rehearsed(recipe, folder, sets, team, locate=locate)
+        student = Student(
+            _with_run(recipe, channels_last=not recipe.run.channels_last), sets.class_names, team, locate=locate
+        )
+        share = next(_shares(recipe, sets, team, max(sides(recipe))))
+        other = steps_timed(lambda: student.step(share, 0, 0.0), found.computing.times, team.device)
+        return replace(found, other_layout=other)
 
-        def shares(side_px: int) -> Iterator[Share]:
-            crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=recipe.run.seed)
-            crops.side_px = side_px
-            while True:
-                yield from _epoch(recipe, crops, team, epoch=0, steps=steps_per_epoch)
 
-        def step(share: Share) -> int:
-            student.step(share, 0, 0.0)
-            return len(share.labels)
+def _rehearsed(recipe: Recipe, folder: Path, sets: Sets, team: Team, *, locate: Locate) -> Estimate:
+    student = Student(recipe, sets.class_names, team, locate=locate)
+    plan = _plan(recipe, sets, team, _steps_per_epoch(recipe, len(sets.shown), team.processes), 0)
+    few = _with_run(recipe, test_pictures=_TESTED)
+    tested = tested_net(student.net, student.learner.mean.state, team)
 
-        few = recipe.model_copy(update={"run": recipe.run.model_copy(update={"test_pictures": _TESTED})})
-        tested = tested_net(student.net, student.learner.mean.state, team)
+    def step(share: Share) -> int:
+        student.step(share, 0, 0.0)
+        return len(share.labels)
 
-        def test() -> int:
-            at_once = max(1, _TESTED // (2 * max(1, recipe.run.workers)))  # so that no worker stands idle
-            return len(answers(tested, few, sets, team, at_once=at_once).indices)
+    def test() -> int:
+        at_once = max(1, _TESTED // (2 * max(1, recipe.run.workers)))  # so that no worker stands idle
+        return len(answers(tested, few, sets, team, at_once=at_once).indices)
 
-        def parts(side_px: int) -> Parts[Share]:
-            return Parts(fetch=partial(next, shares(side_px)), step=step, test=test, held=student.learner.tensors)
+    def parts(side_px: int) -> Parts[Share]:
+        fetch = partial(next, _shares(recipe, sets, team, side_px))
+        return Parts(fetch=fetch, step=step, test=test, held=student.learner.tensors)
 
-        def agreed(seconds: float) -> float:
-            return team.total(torch.tensor([seconds], dtype=torch.float64)).item() / team.processes
+    def agreed(seconds: float) -> float:
+        return team.total(torch.tensor([seconds], dtype=torch.float64)).item() / team.processes
 
-        epochs = sides(recipe)
-        largest = max(epochs)
-        smaller = [(parts(side), epochs[side] / epochs.total()) for side in epochs if side != largest]
-        return estimate(plan, parts(largest), folder, team.device, smaller=smaller, agreed=agreed)
+    epochs = sides(recipe)
+    largest = max(epochs)
+    smaller = [(parts(side), epochs[side] / epochs.total()) for side in epochs if side != largest]
+    return estimate(plan, parts(largest), folder, team.device, smaller=smaller, agreed=agreed)
+
+
+def _shares(recipe: Recipe, sets: Sets, team: Team, side_px: int) -> Iterator[Share]:
+    """This process's share of the batches of the first epoch, at that side, again and again."""
+    steps = _steps_per_epoch(recipe, len(sets.shown), team.processes)
+    crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=recipe.run.seed)
+    crops.side_px = side_px
+    while True:
+        yield from _epoch(recipe, crops, team, epoch=0, steps=steps)
+
+
+def _with_run(recipe: Recipe, **run: Any) -> Recipe:
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update=run)})
 
 
 def _epoch(recipe: Recipe, crops: Crops, team: Team, *, epoch: int, steps: int, first: int = 0) -> Iterator[Share]:

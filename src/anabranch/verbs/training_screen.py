@@ -234,6 +234,7 @@ def estimate_lines(found: Estimate) -> list[str]:
         *([f"            of the largest pictures; {_timed(found.mean_step)} over all epochs"] if found.grows else []),
         f"            reading alone {_timed(found.reading)}, computing alone {_timed(found.computing)}:",
         f"            the run {waits}",
+        *_layout(found),
         f"  epoch     {duration(found.epoch_seconds)}, and {duration(found.test_seconds)} for its test",
         f"  run       {duration(found.run_seconds)} ± {duration(found.run_error)} to the end of "
         f"epoch {plan.recipe.steps.epochs:,}",
@@ -244,12 +245,24 @@ def estimate_lines(found: Estimate) -> list[str]:
     ]
 
 
+def _layout(found: Estimate) -> list[str]:
+    """Which of the two layouts of a batch the steps were faster in."""
+    if found.other_layout is None:
+        return []
+    chosen = found.plan.recipe.run.channels_last
+    told = f"  layout    {'channels_last' if chosen else 'contiguous'}; the other takes {_timed(found.other_layout)}"
+    if not found.has_slower_layout:
+        return [told]
+    return [told, f"            and is faster: try --set run.channels_last={'false' if chosen else 'true'}"]
+
+
 def estimate_json(found: Estimate) -> dict[str, Any]:
     """The same for machines: seconds, bytes."""
     timed = {"step": found.whole, "reading": found.reading, "computing": found.computing}
     return {
         **{f"{name}_seconds": each.seconds for name, each in timed.items()},
         **{f"{name}_error": each.error for name, each in timed.items()},
+        "other_layout_seconds": found.other_layout.seconds if found.other_layout else None,
         "timed_steps": found.whole.times,
         "epoch_seconds": found.epoch_seconds,
         "test_seconds": found.test_seconds,
