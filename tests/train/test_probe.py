@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from anabranch.errors import RecipeError
 from anabranch.images.labelled import open_labelled
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.load import Trained, load_trained, save_trained
+from anabranch.train.features import pace
 from anabranch.train.probe import probe, train_probe
 from anabranch.train.recipe import read_recipe
 from anabranch.train.sets import Sets, open_sets
@@ -100,6 +102,32 @@ def test_a_recipe_with_a_probe_begins_from_weights_and_leaves_a_run(recipe, tmp_
         right = answers["logits"].argmax(1) == answers["labels"]
         assert 100 * right.mean() == pytest.approx(history["top1"])
         assert [name.split("/")[0] for name in answers["names"]] == answers["class_names"][answers["labels"]].tolist()
+
+
+@pytest.mark.parametrize("json_wanted", [False, True])
+def test_a_dry_run_says_how_long_looking_takes_and_keeps_the_backbone_alone(
+    recipe, tmp_path, monkeypatch, capsys, json_wanted
+) -> None:
+    monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("anabranch.train.probe.pace", partial(pace, seconds=0.05))
+    words = {"overrides": [], "smoke": False, "resume": False, "json": json_wanted}
+    assert run(str(recipe), out=str(tmp_path / "run"), dry_run=True, **words) == 0
+    told = capsys.readouterr().out
+    precision = "bf16" if CPU_HAS_BF16 else "f32"
+    if json_wanted:
+        found = json.loads(told)
+        assert found["precision"] == precision
+        wanted = COUNT * (found["picture_seconds"] + found["tested_seconds"])
+        assert found["run_seconds"] == pytest.approx(wanted)
+        assert found["picture_seconds"] > 0
+    else:
+        assert f"  training  20 pictures in {precision}, " in told
+        assert "  test      20 pictures in f32, " in told
+    assert not (tmp_path / "run").exists()
+    exported = set((tmp_path / "cache/probe/backbones").iterdir())
+    assert run(str(recipe), out=str(tmp_path / "run"), dry_run=False, **words) == 0
+    assert set((tmp_path / "cache/probe/backbones").iterdir()) == exported
+    assert [each.name for each in (tmp_path / "cache/probe").iterdir() if each.name != "backbones"] == ["features"]
 
 
 def test_pictures_that_cannot_be_read_are_left_out_and_listed(recipe, coloured, tmp_path, kept) -> None:

@@ -18,7 +18,9 @@ from anabranch.cli.options import json_option
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
 @click.option("--smoke", is_flag=True, help="The recipe's own short run: does it work at all?")
 @click.option("--resume", is_flag=True, help="Go on where the run stopped, to the same weights.")
-@click.option("--dry-run", is_flag=True, help="Try a few steps and say what time, memory and disk the run will take.")
+@click.option(
+    "--dry-run", is_flag=True, help="Try some of the run, and say what time, memory and disk all of it will take."
+)
 @json_option
 def train(
     recipe: str,

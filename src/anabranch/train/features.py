@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from anabranch.nets.store import read_tensors, tensors_sha256, write_tensors
 from anabranch.runtimes.open import many_streams, open_model
 from anabranch.runtimes.openvino import offered_precisions, want_offered
 from anabranch.runtimes.predictor import Predictor
+from anabranch.train.estimate import Timed
 from anabranch.train.sets import want_few
 from anabranch.version import VERSION
 
@@ -37,6 +39,7 @@ Report = Callable[[int], None]  # told the number of pictures done
 
 _KIND = "features"
 _BATCH = 8
+_FEWEST = 3  # rounds that are timed
 _CHECKED = 8  # pictures on which the engine is held against torch
 _TOLERANCE = {"f32": 1e-3, "bf16": 0.05, "int8": 0.1}  # of the features' length, over those pictures
 _CALIBRATED = 64  # pictures that show INT8 its ranges: with 128 an export takes 1.4 times as long
@@ -69,7 +72,7 @@ def features(
     UsageError where the processor has no bf16.
     """
     frozen = backbone(net)
-    computes = _sha256([arch_to_json(net.arch), preprocess.to_json(), tensors_sha256(frozen.state_dict()), VERSION])
+    computes = _computes(frozen, preprocess)
     here = _sha256([computes, _pictures_sha256(data), precision])
     path = cache / _KIND / f"{here}.safetensors"
     known = _kept(path)
@@ -84,6 +87,37 @@ def features(
     want_few([reason for _, reason in known.unreadable], len(data), unreadable, kind="of its")
     report(len(data))
     return known
+
+
+def pace(
+    net: Net, data: Labelled, preprocess: Preprocess, *, cache: Path, precision: str, seconds: float = 10.0
+) -> Timed:
+    """Seconds for a picture, by looking at some from all over the set for about so long, three times at least.
+
+    The backbone is exported to the cache, where `features` finds it; in INT8 they make another one for all pictures.
+    Raises as `features`, but for unreadable pictures, which take their time too.
+    """
+    frozen = backbone(net)
+    computes = _computes(frozen, preprocess)
+    kept = _sha256([computes, "some"]) if precision == "int8" else computes
+    engine = _engine(frozen, preprocess, cache / "backbones" / kept[:32], precision=precision, data=data)
+    threads = torch.get_num_threads()
+    firsts = np.random.default_rng(0).permutation(np.arange(0, len(data), _BATCH)).tolist()
+    paces: list[float] = []
+    began = perf_counter()
+    with ThreadPoolExecutor(threads, thread_name_prefix="features") as pool:
+        list(pool.map(partial(_part, engine, data), firsts[:threads]))
+        while len(paces) < _FEWEST or perf_counter() - began < seconds:
+            round_began = perf_counter()
+            these = [firsts[(len(paces) * threads + each) % len(firsts)] for each in range(threads)]
+            parts = list(pool.map(partial(_part, engine, data), these))
+            looked_at = sum(len(part.indices) + len(part.unreadable) for part in parts)
+            paces.append((perf_counter() - round_began) / looked_at)
+    return Timed.of(paces)
+
+
+def _computes(frozen: Net, preprocess: Preprocess) -> str:
+    return _sha256([arch_to_json(frozen.arch), preprocess.to_json(), tensors_sha256(frozen.state_dict()), VERSION])
 
 
 def _keep(path: Path, known: Features) -> str | None:

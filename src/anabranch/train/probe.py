@@ -20,7 +20,8 @@ from anabranch.errors import RecipeError
 from anabranch.evaluate import Score
 from anabranch.nets.load import Trained, load_strictly, save_trained
 from anabranch.nets.net import Net, build
-from anabranch.train.features import Features, Report, backbone, chosen_precision, features
+from anabranch.train.estimate import Timed
+from anabranch.train.features import Features, Report, backbone, chosen_precision, features, pace
 from anabranch.train.head import Head, fit_head
 from anabranch.train.logs import write_answers, write_text
 from anabranch.train.sets import Sets
@@ -42,6 +43,25 @@ class Probed:
     head_seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeEstimate:
+    """What looking at the pictures will take; the fit of the head comes on top."""
+
+    num_pictures: int
+    num_tested: int
+    precision: str  # in which the training pictures are looked at; the test pictures in f32
+    shown: Timed  # a training picture
+    tested: Timed  # a test picture
+
+    @property
+    def seconds(self) -> float:
+        return self.num_pictures * self.shown.seconds + self.num_tested * self.tested.seconds
+
+    @property
+    def error(self) -> float:
+        return self.num_pictures * self.shown.error + self.num_tested * self.tested.error
+
+
 def train_probe(recipe: Recipe, sets: Sets, folder: Path, *, cache: Path, report: Report = lambda done: None) -> Probed:
     """Run a recipe with a [probe] on its `sets` into `folder`, which then holds what a training's does.
 
@@ -58,6 +78,23 @@ def train_probe(recipe: Recipe, sets: Sets, folder: Path, *, cache: Path, report
     met = probe(recipe, recipe.probe, net, sets, cache=cache, report=report)
     _write(recipe, folder, sets, met)
     return met
+
+
+def rehearse_probe(recipe: Recipe, sets: Sets, *, cache: Path) -> ProbeEstimate:
+    """Look at some pictures of both sets, and say how long all of them will take. Raises as `train_probe`."""
+    assert recipe.probe is not None
+    assert recipe.start is not None
+    net = build(recipe.spec(), num_classes=len(sets.class_names)).eval()
+    begin(net, recipe.start.model_copy(update={"head": "drop"}), sets.class_names)
+    precision = chosen_precision(recipe.probe.precision)
+    timed = partial(pace, net, preprocess=recipe.input.preprocess(), cache=cache)
+    return ProbeEstimate(
+        num_pictures=len(sets.shown),
+        num_tested=len(sets.tested),
+        precision=precision,
+        shown=timed(sets.shown, precision=precision),
+        tested=timed(sets.tested, precision="f32"),
+    )
 
 
 def probe(

@@ -41,8 +41,10 @@ def run(
     recipe = read_recipe(find_recipe(recipe_given), overrides=overrides, smoke=smoke, pictures=pictures)
     folder = Path(out) if out else Path("runs") / recipe.name
     if recipe.probe:
-        if dry_run or resume or processes > 1:
-            raise UsageError("a probe is one look at the pictures: leave out --dry-run, --resume and torchrun")
+        if resume or processes > 1:
+            raise UsageError("a probe is one look at the pictures: leave out --resume and torchrun")
+        if dry_run:
+            return _probe_estimated(recipe, json=json)
         return _probed(recipe, folder, smoke=smoke, json=json)
     if dry_run:
         if resume:
@@ -110,6 +112,23 @@ def _probed(recipe: Recipe, folder: Path, *, smoke: bool, json: bool) -> int:
         about.insert(0, f"  left out {counted(lost, 'picture')} that could not be read: {folder / 'unreadable.txt'}")
     expect, held_out = None if smoke else recipe.expect, recipe.data.test is None
     print("\n".join(ending(result, met.score, about=about, expect=expect, held_out=held_out)))
+    return 0
+
+
+def _probe_estimated(recipe: Recipe, *, json: bool) -> int:
+    from anabranch.cache import cache_folder
+    from anabranch.train.probe import rehearse_probe
+    from anabranch.train.sets import doubts, open_sets
+    from anabranch.verbs.training_screen import probe_json, probe_lines
+
+    sets = open_sets(recipe.data)
+    for each in doubts(sets):
+        print(f"warning: {each}", file=sys.stderr)
+    found = rehearse_probe(recipe, sets, cache=cache_folder() / "probe")
+    if json:
+        print_json(probe_json(found))
+    else:
+        print("\n".join(probe_lines(found)))
     return 0
 
 

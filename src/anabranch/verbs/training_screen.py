@@ -17,6 +17,7 @@ from anabranch.verbs.evaluate import score_lines
 
 if TYPE_CHECKING:  # it stands in torch's wing
     from anabranch.train.estimate import Estimate, Plan, Timed
+    from anabranch.train.probe import ProbeEstimate
 
 _MUCH_WAITING = 0.1  # of the time
 _MUCH_LEFT_OUT = 0.1  # of the pictures
@@ -274,6 +275,36 @@ def estimate_json(found: Estimate) -> dict[str, Any]:
         "checkpoint_bytes": found.checkpoint_bytes,
         "disk_bytes": found.disk_bytes,
         "free_bytes": found.free_bytes,
+    }
+
+
+def probe_lines(found: ProbeEstimate) -> list[str]:
+    """What a probe will take; each ± is twice a mean's standard error."""
+    of_training, of_test = (
+        f"{number:,} pictures in {precision}, {_timed(each)} each"
+        for number, precision, each in (
+            (found.num_pictures, found.precision, found.shown),
+            (found.num_tested, "f32", found.tested),
+        )
+    )
+    return [
+        "estimated from some pictures; what is kept is the exported backbone, in the cache",
+        f"  training  {of_training}",
+        f"  test      {of_test}",
+        f"  probe     {duration(found.seconds)} ± {duration(found.error)}, and the fit of the head",
+    ]
+
+
+def probe_json(found: ProbeEstimate) -> dict[str, Any]:
+    """The same for machines, in seconds."""
+    return {
+        "precision": found.precision,
+        "picture_seconds": found.shown.seconds,
+        "picture_error": found.shown.error,
+        "tested_seconds": found.tested.seconds,
+        "tested_error": found.tested.error,
+        "run_seconds": found.seconds,
+        "run_error": found.error,
     }
 
 
