@@ -34,7 +34,7 @@ class Sharded(LabelledArray):
 def a_set(labels: Sequence[int] | NDArray[np.int64], groups: Sequence[range] | None = None) -> Sharded:
     count = len(labels)
     names = [str(index) for index in range(count)]
-    return Sharded(names, np.zeros((count, 2, 2), np.uint8), np.asarray(labels, np.int64), groups)
+    return Sharded(names, np.zeros((count, 2, 2), np.uint8), np.asarray(labels, np.int64), groups=groups)
 
 
 HUNDRED = a_set([0] * 100)

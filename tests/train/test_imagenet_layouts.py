@@ -119,3 +119,13 @@ def test_a_flat_val_without_a_list_says_that_one_is_wanted(tmp_path: Path) -> No
     put(tmp_path / "val" / VAL[0])
     with pytest.raises(DatasetError, match=r"nor a list of the pictures in it such as val_list\.txt"):
         read_recipe(RECIPES[0], pictures=tmp_path)
+
+
+def test_the_recipe_for_cifar_finds_its_binary_files(tmp_path: Path) -> None:
+    record = bytes([0, 1]) + bytes(3072)
+    (tmp_path / "train.bin").write_bytes(record * 3)
+    (tmp_path / "test.bin").write_bytes(record * 2)
+    (tmp_path / "fine_label_names.txt").write_text("apple\naquarium_fish\n")
+    sets = open_sets(read_recipe(RECIPES[0].with_name("cifar100.toml"), pictures=tmp_path).data)
+    assert (len(sets.shown), len(sets.tested), sets.class_names) == (3, 2, ("apple", "aquarium_fish"))
+    assert sets.shown.picture(0).shape == (32, 32, 3)

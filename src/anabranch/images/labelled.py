@@ -12,7 +12,7 @@ LIST.csv                    columns path and label; a label is a number, or a na
                             With `multi_label`, a picture has any number of labels, between ";"
 LIST with classes.json      the names of the classes in their order, an array of strings, beside a list or a CSV
 IMAGES-idx3-ubyte[.gz]      IDX; labels=FILE, or the file of that name beside it
-FOLDER, split="train"       IDX files in FOLDER: "train" or "test" (t10k)
+FOLDER, split="train"       IDX files in FOLDER, or CIFAR's binary ones: "train" or "test" (t10k)
 FOLDER of .tar files        shards, in the order of their names; see images.shards. Without a folder FOLDER/val,
                             split="val" is those whose names hold that word: imagenet1k-val-0000.tar
 
@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.errors import DatasetError, ImageError
+from anabranch.images.cifar import is_cifar, read_cifar
 from anabranch.images.decode import decode
 from anabranch.images.files import count_ignored, files_in, is_hidden, is_picture, told_ignored
 from anabranch.images.idx import IMAGES, is_idx, labels_beside, read_idx
@@ -64,7 +65,7 @@ class Labelled(Protocol):
 
     @property
     def pixels(self) -> NDArray[np.uint8] | None:
-        """All pictures, where the set holds them in memory: (N, H, W) grey. `picture` repeats that three times."""
+        """All pictures, where the set holds them in memory: (N, H, W, 3), or grey (N, H, W), thrice in `picture`."""
 
     @property
     def groups(self) -> Sequence[range] | None:
@@ -114,15 +115,12 @@ class LabelledFiles:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledArray:
-    """Grey pictures of one size, in memory."""
+    """Pictures of one size, in memory."""
 
     names: Sequence[str]
-    pixels: NDArray[np.uint8]  # (N, H, W)
+    pixels: NDArray[np.uint8]  # (N, H, W), grey, or (N, H, W, 3)
     labels: NDArray[np.int64]
-
-    @property
-    def class_names(self) -> None:
-        return None
+    class_names: tuple[str, ...] | None = None
 
     @property
     def targets(self) -> None:
@@ -136,7 +134,8 @@ class LabelledArray:
         return len(self.pixels)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
-        return np.repeat(self.pixels[index][:, :, None], 3, axis=2)  # (H, W) -> (H, W, 3)
+        pixels = self.pixels[index]
+        return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels  # (H, W, 3)
 
     def encoded(self, index: int) -> tuple[str, bytes]:
         from PIL import Image
@@ -201,7 +200,9 @@ def open_unlabelled(path: str | os.PathLike[str], *, split: str | None = None) -
     """
     path = Path(path)
     folder = path if split is None else path / split
-    if folder.is_dir() and not any(IMAGES.fullmatch(each.name) or each.suffix == ".tar" for each in folder.iterdir()):
+    if folder.is_dir() and not any(
+        IMAGES.fullmatch(each.name) or each.suffix in (".tar", ".bin") for each in folder.iterdir()
+    ):
         return _below(folder)
     labelled: Any = open_labelled(path, split=split)
     unlabelled: Labelled = replace(labelled, labels=np.full(len(labelled), -1, np.int64))
@@ -219,6 +220,10 @@ def _in_folder(folder: Path, split: str | None, labels: Path | None, *, multi_la
     entries = sorted((entry for entry in os.scandir(folder) if not is_hidden(entry.name)), key=lambda entry: entry.name)
     if any(IMAGES.fullmatch(entry.name) for entry in entries):
         return _idx(_idx_images(folder, [entry.name for entry in entries], split), labels)
+    if labels is None and is_cifar(folder, names := {entry.name for entry in entries}):
+        pixels, numbers, classes = read_cifar(folder, names, split)
+        places = [f"{folder}/{split}[{index}]" for index in range(len(pixels))]
+        return LabelledArray(places, pixels, numbers, classes)
     if split is not None and (folder / split).is_dir():
         return _in_folder(folder / split, None, labels, multi_label=multi_label)
     if labels is None and are_shards(folder, entries):

@@ -152,8 +152,8 @@ def _is_set(folder: Path) -> bool:
 
 
 def _are_packed(names: set[str]) -> bool:
-    """Whether IDX files or shards are among them."""
-    return any(IMAGES.fullmatch(name) or name.endswith(".tar") for name in names)
+    """Whether IDX files, CIFAR's or shards are among them."""
+    return any(IMAGES.fullmatch(name) or name.endswith((".tar", ".bin")) for name in names)
 
 
 def _has_class_folders(place: Path) -> bool:
