@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anabranch.errors import DatasetError
 from anabranch.evaluate import average_precisions, f1
-from anabranch.nets.net import Net, build
+from anabranch.nets.net import Net
 from anabranch.train.augment import Batch
 from anabranch.train.data import Crops, Share, batches
 from anabranch.train.sets import Sets, truth, want_few
@@ -69,9 +69,10 @@ def figures(met: Answers, loss: str) -> dict[str, float]:
 
 
 def tested_net(net: Net, state: Mapping[str, Tensor], team: Team) -> Net:
-    """A net like `net` with the weights `state`, to be asked for `answers`."""
-    copy = build(net.arch, num_classes=net.num_classes).to(team.device)
-    copy.load_state_dict(state)
+    """A net like `net` with a copy of the weights `state`, as they are laid out, to be asked for `answers`."""
+    with torch.device("meta"):
+        copy = Net(net.arch, num_classes=net.num_classes)
+    copy.load_state_dict({name: value.to(team.device, copy=True) for name, value in state.items()}, assign=True)
     return copy.eval()
 
 
