@@ -25,7 +25,7 @@ from anabranch.train.tables import Recipe
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes/ideas.toml"
 PICTURES = 60_000  # of an epoch
-SEEDS = 3
+SEEDS = 3  # of each net
 MORE_SEEDS = {"ResNet": 6, "SE-ResNet": 6}  # SE-ResNet's spread is the widest: three left squeeze's worth open
 TAUGHT = (
     "distil.teacher=src/anabranch/builtin/fashion-mnist",
@@ -41,6 +41,9 @@ NETS = {  # -> what each sets otherwise than the recipe; widths inside the block
     "SE-Res2NeXt": ("arch.block=res2", "arch.splits=4", "arch.groups=2", "arch.group_width=36", "arch.squeeze=8"),
     "ResNet, taught": TAUGHT,
 }
+
+
+RUNS = [(net, seed) for net in NETS for seed in range(MORE_SEEDS.get(net, SEEDS))]
 
 
 def recipe(net: str, seed: int) -> Recipe:
@@ -80,8 +83,7 @@ def measured(net: str, seed: int, history: list[dict[str, Any]]) -> dict[str, An
 
 def main(results: Path, at_once: int) -> None:
     done = latest(results)
-    wanted = [(net, seed) for net in NETS for seed in range(MORE_SEEDS.get(net, SEEDS))]
-    missing = sorted((each for each in wanted if each not in done), key=lambda each: each[1])
+    missing = [each for each in RUNS if each not in done]
     pool = ThreadPoolExecutor(at_once)
     try:
         for ended in as_completed([pool.submit(run, *each) for each in missing]):

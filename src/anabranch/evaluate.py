@@ -181,14 +181,10 @@ def match_classes(data: Labelled, labels: tuple[str, ...]) -> tuple[list[int], L
     partly = names is not None and not set(names).isdisjoint(labels)  # then position would mean another class
     if partly or (names is not None and len(names) != len(labels)) or largest >= len(labels):
         classes = len(names) if names is not None else largest + 1
-        unknown = next(_unknown(names or (), labels), None)
+        unknown = next((name for name in data.class_names or () if words.get(name, name) not in labels), None)
         told = f" (it does not know {unknown!r}, for one)" if unknown else ""
         raise DatasetError(
             f"the set has {classes} classes and the model {len(labels)}{told}; "
             "name the set's classes as the model's labels.txt does, or evaluate the model that was trained on them"
         )
     return list(range(len(labels))), "position"
-
-
-def _unknown(names: tuple[str, ...], labels: tuple[str, ...]) -> Iterator[str]:
-    return (name for name in names if name not in labels)

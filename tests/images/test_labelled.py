@@ -38,7 +38,9 @@ def test_pictures_are_opened_without_their_labels_from_wherever_they_lie(tmp_pat
     assert sorted(grey(data, index) for index in range(len(data))) == [1, 2, 3]
     assert (data.labels.tolist(), data.class_names) == ([-1, -1, -1], None)
     (tmp_path / "list.txt").write_text("3.png 5\na/1.png 0\n")
+    (tmp_path / "classes.json").write_text('["v", "w", "x", "y", "z", "other"]')
     listed = open_unlabelled(tmp_path / "list.txt")
+    assert listed.class_names is None
     assert ([grey(listed, 0), grey(listed, 1)], listed.labels.tolist()) == ([3, 1], [-1, -1])
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.io
 import webdataset
 from PIL import Image
 
@@ -65,6 +67,38 @@ def with_a_list_inside(folder: Path) -> None:
     (folder / "val/val_list.txt").write_text("\n".join(lines))
 
 
+def with_archives_beside(folder: Path) -> None:
+    """As torchvision leaves them, and its meta.bin."""
+    with_paddles_list(folder)
+    for name in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "meta.bin"):
+        (folder / name).touch()
+
+
+def kaggles(folder: Path) -> None:
+    flat_val(folder)
+    rows = [f"{Path(name).stem},{SYNSETS[label]} 1 2 3 4" for name, label in zip(VAL, OF_VAL, strict=True)]
+    (folder / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows]))
+
+
+def kaggles_as_unpacked(folder: Path) -> None:
+    kaggles(folder / "ILSVRC/Data/CLS-LOC")
+    (folder / "ILSVRC/Data/CLS-LOC/LOC_val_solution.csv").rename(folder / "LOC_val_solution.csv")
+
+
+def with_the_devkit(folder: Path) -> None:
+    flat_val(folder)
+    devkit = folder / "ILSVRC2012_devkit_t12/data"
+    devkit.mkdir(parents=True)
+    order = np.random.default_rng(0).permutation(len(SYNSETS))  # which is the devkit's own
+    rows = np.array(
+        [(number, SYNSETS[label], "", "", 0) for number, label in enumerate(order, start=1)],
+        dtype=[(name, object) for name in ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children")],
+    )
+    scipy.io.savemat(devkit / "meta.mat", {"synsets": rows[:, None]})
+    truth = [str(order.tolist().index(label) + 1) for label in OF_VAL]
+    (devkit / "ILSVRC2012_validation_ground_truth.txt").write_text("\n".join(truth))
+
+
 def paddles_lists(folder: Path) -> None:
     with_paddles_list(folder)
     lines = [f"train/{synset}/{synset}_1.JPEG {label}" for label, synset in enumerate(SYNSETS)]
@@ -81,7 +115,10 @@ def shards(folder: Path) -> None:
                 writer.write({"__key__": f"{label:08d}", "jpg": JPEG, "cls": str(label).encode()})
 
 
-LAYOUTS: list[Callable[[Path], None]] = [class_folders, with_paddles_list, with_a_list_inside, paddles_lists, shards]
+LAYOUTS: list[Callable[[Path], None]] = [
+    *(class_folders, with_paddles_list, with_a_list_inside, with_archives_beside, kaggles, kaggles_as_unpacked),
+    *(with_the_devkit, paddles_lists, shards),
+]
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +132,13 @@ def layouts(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("layout", [layout.__name__ for layout in LAYOUTS])
 def test_a_recipe_finds_its_pictures_and_their_classes(recipe: Path, layout: str, layouts: dict[str, Path]) -> None:
-    sets = open_sets(read_recipe(recipe, pictures=layouts[layout]).data)
+    folder = layouts[layout] / ("ILSVRC/Data/CLS-LOC" if layout == "kaggles_as_unpacked" else "")
+    sets = open_sets(read_recipe(recipe, pictures=folder).data)
     assert list(sets.class_names) == SYNSETS
     assert sorted(sets.shown.labels.tolist()) == list(range(1000))
-    if layout == "class_folders":
-        assert sorted(sets.tested.labels.tolist()) == list(range(1000))
-    else:
-        assert sets.tested.labels.tolist() == OF_VAL
+    wanted = list(range(1000)) if layout == "class_folders" else OF_VAL
+    assert sorted(sets.tested.labels.tolist()) == sorted(wanted)
+    assert layout == "class_folders" or sets.tested.labels.tolist() == wanted
     assert sets.shown.picture(0).shape == sets.tested.picture(1).shape == (3, 4, 3)
 
 

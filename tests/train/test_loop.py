@@ -30,7 +30,6 @@ from anabranch.train.data import Share
 from anabranch.train.loop import rehearse, train
 from anabranch.train.recipe import read_recipe
 from anabranch.train.score import Answers, answers
-from anabranch.train.stopping import Stopping
 from anabranch.train.student import Student
 from anabranch.train.tables import Recipe
 from anabranch.train.team import Team
@@ -464,7 +463,7 @@ def test_a_run_that_is_not_done_is_a_net_too(tiny: Path, tmp_path: Path) -> None
         train(read_recipe(tiny), tmp_path / "run", report=stop)
     last = tmp_path / "run/last.safetensors"
     trained = load_trained(last)
-    assert (trained.name, trained.class_names, trained.preprocess.crop_px) == ("tiny", ("left", "right"), 12)
+    assert (trained.name, trained.class_names, trained.preprocess.crop_px) == ("tiny-step-6", ("left", "right"), 12)
     mean = {name.removeprefix("ema/"): value for name, value in read_tensors(last)[0].items() if "ema/" in name}
     for net in (trained.net, load(last)):
         assert _equal(net.state_dict(), mean)
@@ -474,43 +473,99 @@ def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("step", [3, STEPS_PER_EPOCH, 6])
-def test_a_run_that_is_told_to_end_keeps_the_step_at_hand(tiny: Path, tmp_path: Path, step: int) -> None:
+ENDED = """
+import os, signal, sys
+from pathlib import Path
+from anabranch.train import checkpoint, loop
+from anabranch.train.recipe import read_recipe
+from anabranch.train.stopping import Stopping
+from anabranch.train.student import Student
+
+recipe, folder, moment, number, *words = sys.argv[1:]
+before = os.environ.get("BEFORE")
+if before == "a handler":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+elif before == "ignored":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+def tell():
+    for name in os.environ["SIGNALS"].split():
+        signal.raise_signal(getattr(signal, name))
+
+step = Student.step
+def stepped(self, share, at, lr):
+    if moment == "step" and at == int(number) - 1:
+        tell()
+    return step(self, share, at, lr)
+Student.step = stepped
+
+save = checkpoint.save
+def saved(path, fixed, progress, learner):
+    if moment == "save" and progress.step == int(number):
+        tell()
+    return save(path, fixed, progress, learner)
+checkpoint.save = saved
+
+def reported(line):
+    if moment == "report" and line.get("step") == int(number):
+        tell()
+
+overrides = ["run.checkpoint_steps=1000", *words]
+with Stopping("stopping") as stopping:
+    loop.train(read_recipe(Path(recipe), overrides=overrides), Path(folder), report=reported, stopping=stopping)
+print("done")
+"""
+
+
+def _ended(
+    tiny: Path, folder: Path, moment: str, step: int, *, signals: str, before: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """A run that is sent signals as it does a step, saves after it, or tells of it."""
+    script = folder.with_suffix(".py")
+    script.write_text(ENDED)
+    told = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "SIGNALS": signals, "BEFORE": before}
+    return subprocess.run(
+        [sys.executable, script, tiny, folder, moment, str(step)],
+        env={**os.environ, **told},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("moment", "step"),
+    [("step", 3), ("report", 3), ("step", STEPS_PER_EPOCH), ("report", STEPS_PER_EPOCH), ("save", STEPS_PER_EPOCH)],
+)
+def test_a_run_that_is_told_to_end_keeps_the_step_at_hand(tiny: Path, tmp_path: Path, moment: str, step: int) -> None:
+    """Twice, as impatient schedulers do; told after a step, it does one more unless its epoch is over."""
     recipe = read_recipe(tiny, overrides=["run.checkpoint_steps=1000"])
-    whole = train(recipe, tmp_path / "whole")
-
-    def told(line: object) -> None:
-        if isinstance(line, dict) and line.get("step") == step - 1:
-            for _ in range(2):  # as impatient schedulers do
-                signal.raise_signal(signal.SIGTERM)
-
-    def end(*_: object) -> None:
-        raise SystemExit(143)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        with Stopping() as stopping, pytest.raises(SystemExit, match="143"):
-            train(recipe, tmp_path / "halves", report=told, stopping=stopping)
-        assert signal.getsignal(signal.SIGTERM) is end
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert read_tensors(tmp_path / "halves/last.safetensors")[1]["progress"]["step"] == step
-    halves = train(recipe, tmp_path / "halves", resume=True)
+    done = _ended(tiny, tmp_path / "halves", moment, step, signals="SIGTERM SIGTERM", before="a handler")
+    assert (done.returncode, done.stdout) == (143, ""), done.stderr
+    assert done.stderr.count("stopping") == 1
+    kept = step + 1 if moment == "report" and step % STEPS_PER_EPOCH else step
+    assert read_tensors(tmp_path / "halves/last.safetensors")[1]["progress"]["step"] == kept
+    whole, halves = train(recipe, tmp_path / "whole"), train(recipe, tmp_path / "halves", resume=True)
     assert _tensors(whole) == _tensors(halves)
 
 
-def test_a_second_interruption_does_not_wait_for_the_step(tiny: Path, tmp_path: Path) -> None:
-    def told(line: object) -> None:
-        if isinstance(line, dict) and line.get("step") == 2:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-            pytest.fail("the second one waited")
-
-    with Stopping() as stopping, pytest.raises(KeyboardInterrupt):
-        train(
-            read_recipe(tiny, overrides=["run.checkpoint_steps=1000"]), tmp_path / "run", report=told, stopping=stopping
-        )
-    assert not (tmp_path / "run/last.safetensors").exists()
+@pytest.mark.parametrize(
+    ("signals", "before", "status", "kept"),
+    [
+        ("SIGINT SIGINT", "", -signal.SIGINT, False),  # the second Ctrl-C does not wait for the step
+        ("SIGINT", "", -signal.SIGINT, True),
+        ("SIGTERM", "", -signal.SIGTERM, True),  # as it ends a program by default
+        ("SIGINT", "ignored", 0, True),  # as in the background of a script, where the run goes on to its end
+    ],
+)
+def test_a_signal_does_what_it_did_before_once_the_step_is_kept(
+    tiny: Path, tmp_path: Path, signals: str, before: str, status: int, kept: bool
+) -> None:
+    done = _ended(tiny, tmp_path / "run", "step", 3, signals=signals, before=before)
+    assert done.returncode == status, done.stderr
+    assert (tmp_path / "run/last.safetensors").exists() == kept
+    assert (tmp_path / "run/model.safetensors").exists() == (status == 0)
 
 
 @pytest.mark.slow
@@ -597,7 +652,7 @@ def test_a_damaged_checkpoint_is_refused(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("held", "instead"),
-    [(rb"step\": 2", rb"step\": 1"), (rb"mean\": [0.5", rb"mean\": [0.4"), (b"said_sha256", b"said_sha265")],
+    [(rb"step\": 2", rb"step\": 1"), (rb"mean\": [0.5", rb"mean\": [0.4")],
 )
 def test_a_checkpoint_that_says_something_else_of_its_tensors_is_refused(
     tiny: Path, tmp_path: Path, held: bytes, instead: bytes

@@ -55,7 +55,7 @@ def main() -> None:
         print(f"error: {spelt(str(error))}", file=sys.stderr)
         sys.exit(error.exit_status)
     except OSError as error:  # a full disk, a path that may not be read or written
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        print(spelt(f"error: {error.filename or 'input or output'}: {error.strerror or error}"), file=sys.stderr)
         sys.exit(1)
     except click.ClickException as error:
         error.show()

@@ -21,6 +21,27 @@ from anabranch.nets.store import read_tensors, write_tensors
 _AUTOCAST = {"bf16": torch.bfloat16, "f16": torch.float16}
 
 
+_threads = {"started": False, "lost": False}  # torch's own, in this process
+
+
+def _note_fork() -> None:
+    _threads["lost"] = _threads["started"]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+def _want_threads() -> None:
+    """Raises UsageError where torch would wait for threads that stayed in the process that this one was forked from."""
+    if _threads["lost"]:
+        raise UsageError(
+            "torch has answered in the process that this one was forked from, and its threads are not here: start "
+            "processes by spawn, open the model with threads=1, or take the engine openvino"
+        )
+    _threads["started"] = True
+
+
 class EagerPredictor:
     """predict: (N, S, S, 3) uint8 -> (N, K) float32, on the device that the net's weights are on."""
 
@@ -33,16 +54,11 @@ class EagerPredictor:
         self._autocast: torch.dtype | None = None
         self._graph = PixelsToLogits(net, card.preprocess).to(self._device)
         self._net = net
-        self._answered_in: int | None = None  # the process
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.card.check_pixels(pixels)
-        if self._answered_in not in (None, os.getpid()) and torch.get_num_threads() > 1:  # it would wait for ever
-            raise UsageError(
-                "torch has answered in the process that this one was forked from, and its threads are not here: start "
-                "processes by spawn, open the model with threads=1, or take the engine openvino"
-            )
-        self._answered_in = os.getpid()
+        if self._device.type == "cpu" and torch.get_num_threads() > 1:
+            _want_threads()
         trained = [module for module in self._net.modules() if module.training]
         self._graph.eval()
         try:

@@ -22,9 +22,10 @@ _NUMBERED = re.compile(r".*_(\d{8})\.jpe?g", re.IGNORECASE)  # ILSVRC2012_val_00
 
 
 def is_ground_truth(file: Path) -> bool:
-    """Whether the first line of a list is a number and nothing else."""
+    """Whether the first lines of a list are numbers and nothing else."""
     with file.open("rb") as opened:
-        return opened.readline(100).strip().isdigit()
+        lines = [opened.readline(100).strip() for _ in range(3)]
+    return all(line.isdigit() for line in lines if line) and any(lines)
 
 
 def read_ground_truth(file: Path, folder: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, ...]]:

@@ -4,9 +4,9 @@ path                        what it is
 FOLDER/class/...            class folders: classes are the sorted names of the folders, as torchvision sorts them, so
                             "10" comes before "2"; pictures lie at any depth below. ImageNet's val/nXXXXXXXX/*.JPEG
 FOLDER, split="val"         FOLDER/val
-FOLDER, labels=LIST         the pictures that LIST names, relative to FOLDER or, where the first is not there, to the
-                            list's folder. ImageNet's flat val/ with PaddleClas' val_list.txt, with Kaggle's
-                            LOC_val_solution.csv, or with the devkit's ground truth: see images.imagenet
+FOLDER, labels=LIST         the pictures in FOLDER that LIST names, relative to it or to the list's own folder.
+                            ImageNet's flat val/ with PaddleClas' val_list.txt, with Kaggle's LOC_val_solution.csv, or
+                            with the devkit's ground truth: see images.imagenet
 LIST                        lines of `path label`, relative to the folder of the list; labels are numbers from 0 on
 LIST.csv                    columns path and label; a label is a number, or a name: then classes are the sorted names.
                             With `multi_label`, a picture has any number of labels, between ";"
@@ -194,19 +194,23 @@ def open_pictures(path: str | os.PathLike[str], *, split: str | None = None) -> 
 
 
 def open_unlabelled(path: str | os.PathLike[str], *, split: str | None = None) -> Labelled:
-    """All pictures at any depth below a folder, or those of any other set, with -1 for their labels.
+    """All pictures at any depth below a folder, or those of a set of another kind, with -1 for their labels.
 
     Raises DatasetError.
     """
     path = Path(path)
     folder = path if split is None else path / split
-    if folder.is_dir() and not any(
-        IMAGES.fullmatch(each.name) or each.suffix in (".tar", ".bin") for each in folder.iterdir()
-    ):
+    if folder.is_dir() and not are_packed(folder):
         return _below(folder)
     labelled: Any = open_labelled(path, split=split)
-    unlabelled: Labelled = replace(labelled, labels=np.full(len(labelled), -1, np.int64))
+    unlabelled: Labelled = replace(labelled, labels=np.full(len(labelled), -1, np.int64), class_names=None)
     return unlabelled
+
+
+def are_packed(folder: Path) -> bool:
+    """Whether IDX files, CIFAR's or shards lie in a folder. Raises DatasetError for CIFAR's pickled files."""
+    names = {each.name for each in folder.iterdir()}
+    return any(IMAGES.fullmatch(name) or name.endswith(".tar") for name in names) or is_cifar(folder, names)
 
 
 def _below(folder: Path) -> LabelledFiles:
@@ -284,12 +288,13 @@ def _listed(file: Path, folder: Path, *, multi_label: bool) -> LabelledFiles:
     else:
         names, labels, classes = read_rows(file)
     first = folder / names[0]
-    if not first.exists() and (file.parent / names[0]).exists():
+    beside = file.parent / names[0]
+    if not first.exists() and beside.exists() and beside.resolve().is_relative_to(folder.resolve()):
         return LabelledFiles(str(file.parent), names, labels, classes, targets)
     if not first.exists():
         raise DatasetError(
-            f"{file}: its first picture, {first}, does not exist; its paths are relative to "
-            f"{folder if folder == file.parent else f'{folder} or to {file.parent}'}"
+            f"{file}: its first picture, {first}, does not exist; its paths are relative to {folder}, or lead there "
+            "from the list's own folder"
         )
     return LabelledFiles(str(folder), names, labels, classes, targets)
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.catalogue.classes import imagenet_1k
 from anabranch.errors import DatasetError
 
 CLASSES_FILE = "classes.json"
@@ -49,6 +50,9 @@ def read_rows(path: Path) -> Rows:
         lines.append(line)
     if not paths:
         raise DatasetError(f"{path}: no pictures are listed in it")
+    ids = [wordnet_id for wordnet_id, _ in imagenet_1k()]
+    if is_csv and _is_kaggles(path) and set(labels) <= set(ids):  # all of its classes, whichever are shown
+        return paths, np.array([ids.index(label) for label in labels], np.int64), tuple(ids)
     numbers, classes = _numbered(path, labels, lines, may_name=is_csv)
     return paths, np.array(numbers, np.int64), classes
 
@@ -160,6 +164,10 @@ def _is_number(label: str) -> bool:
     return label.isascii() and label.isdigit() and len(label) <= _MOST_DIGITS
 
 
+def _is_kaggles(path: Path) -> bool:
+    return next(csv.reader(_text(path).splitlines()[:1]), None) == _KAGGLE
+
+
 def _list_rows(path: Path) -> Iterator[tuple[int, str, str]]:
     for line, text in enumerate(_text(path).split("\n"), start=1):
         if not text.strip():
@@ -175,7 +183,11 @@ def _csv_rows(path: Path, *, may_be_empty: bool = False) -> Iterator[tuple[int, 
     try:
         header = [name.strip() for name in next(reader, [])]
         if header == _KAGGLE:
-            yield from _kaggle_rows(path, reader)
+            for row in filter(None, reader):
+                synset = row[1].split(maxsplit=1)[:1] if len(row) == 2 else []
+                if not synset or not row[0]:
+                    raise DatasetError(f"{path}: line {reader.line_num}: {','.join(row)!r} lacks a picture or a synset")
+                yield reader.line_num, f"{row[0]}.JPEG", synset[0]  # all of a picture's boxes are of one
             return
         if header.count("path") != 1 or header.count("label") != 1:
             raise DatasetError(f"{path}: its columns are {', '.join(header) or 'none'}; path and label are wanted")
@@ -188,15 +200,6 @@ def _csv_rows(path: Path, *, may_be_empty: bool = False) -> Iterator[tuple[int, 
             yield reader.line_num, row[at_path], row[at_label].strip()
     except csv.Error as error:
         raise DatasetError(f"{path}: line {reader.line_num}: {error}") from None
-
-
-def _kaggle_rows(path: Path, rows: Iterable[list[str]]) -> Iterator[tuple[int, str, str]]:
-    """A picture's class is that of its boxes, all of which are of one."""
-    for line, row in enumerate(rows, start=2):
-        synset = row[1].split(maxsplit=1)[:1] if len(row) == 2 else []
-        if not synset or not row[0]:
-            raise DatasetError(f"{path}: line {line}: {','.join(row)!r} lacks a picture or a synset")
-        yield line, f"{row[0]}.JPEG", synset[0]
 
 
 def _text(path: Path) -> str:

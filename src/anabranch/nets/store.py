@@ -15,7 +15,6 @@ from anabranch.disk import replacing_file
 from anabranch.errors import CheckpointError, need, shown
 
 KEY = "anabranch"  # under which such a file says what its tensors are
-_HASHES = ("sha256", "said_sha256")  # of the tensors, and of what is said of them
 
 
 def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -45,7 +44,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
 
     Raises CheckpointError where it cannot be written.
     """
-    note = json.dumps({**about, **dict(zip(_HASHES, (tensors_sha256(tensors), _said_sha256(about)), strict=True))})
+    said = json.loads(json.dumps(about))
+    note = json.dumps({**said, "sha256": tensors_sha256(tensors), "said_sha256": _said_sha256(said)})
     with replacing_file(path) as partial:
         save_safetensors(partial, tensors, {KEY: note})
 
@@ -68,8 +68,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: holds tensors but no word of anabranch's on what net they belong to")
     try:
         about = json.loads(metadata[KEY])
-        of_tensors, of_said = (about.pop(name) for name in _HASHES)
-        intact = _said_sha256(about) == of_said
+        of_tensors, of_said = about.pop("sha256"), about.pop("said_sha256", None)
+        intact = of_said in (None, _said_sha256(about))  # files of before it was hashed have none
     except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
         intact = False
     if not intact:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +12,12 @@ from anabranch.artefact import file_ending
 from anabranch.card import Card
 from anabranch.engines import onnxruntime, usable_cores
 from anabranch.errors import ArtefactError, UsageError, shown
+from anabranch.runtimes.external import external_files
 from anabranch.runtimes.predictor import check_graph
 
 if TYPE_CHECKING:  # half as long to import as numpy itself
     from numpy.typing import NDArray
 
-_LOCATION = re.compile(rb"\n\x08location\x12(?=(.{1,128}))", re.DOTALL)  # before a length of up to 127, and a name
 _ERRORS_ONLY = 3  # of its five levels of talk
 _SETTINGS = {  # else CUDA's f32 has 10 of its 23 bits
     ("CUDAExecutionProvider", "f32"): {"use_tf32": "0"},
@@ -104,21 +102,17 @@ class OnnxRuntimeGraph:
 
 
 def _want_named(path: Path, files: Collection[Path]) -> None:
-    """Raises ArtefactError where tensors of a graph lie in a file that the card does not name.
-
-    Its bytes are searched for the key `location` of a tensor's `external_data` (onnx.proto) as protobuf writes it: the
-    onnx package, which could read it, comes with no engine.
-    """
-    if not path.stat().st_size:  # nothing to search; the engine says what it makes of it
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
-        for met in {found[1] for found in _LOCATION.finditer(graph)}:
-            name = met[1 : 1 + met[0]].decode(errors="replace")
-            if path.parent / name not in files:
-                raise ArtefactError(
-                    f"{path} takes weights from the file {shown(name)!r}, which its card does not name. "
-                    "Export the artefact again"
-                )
+    """Raises ArtefactError where tensors of a graph lie in a file that the card does not name."""
+    try:
+        names = external_files(path)
+    except ValueError as error:
+        raise ArtefactError(f"ONNX Runtime cannot read {path}: {error}. Export the artefact again") from None
+    for name in names:
+        if path.parent / name not in files:
+            raise ArtefactError(
+                f"{path} takes weights from the file {shown(name)!r}, which its card does not name. "
+                "Export the artefact again"
+            )
 
 
 def _want(provider: str, offered: list[str]) -> None:

@@ -20,6 +20,7 @@ from anabranch.nets.store import read_tensors, write_tensors
 from anabranch.train.optimise import Ema
 from anabranch.train.sets import Sets, truth
 from anabranch.train.tables import Recipe
+from anabranch.train.team import Team
 
 _TEACHER = "distil.teacher, as a hash,"
 
@@ -60,6 +61,7 @@ class Fixed:
         if run.result != "best" and self.recipe.steps.patience is None:
             del recipe["run"]["test_pictures"]
         del recipe["data"]["unreadable"]  # it says when to stop, and changes no weight
+        del recipe["data"]["class_names"]  # the classes are compared as they are
         for part in ("train", "test"):
             if recipe["data"][part]:
                 del recipe["data"][part]["path"], recipe["data"][part]["labels"]  # a set may be moved
@@ -158,30 +160,49 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save(path: Path, fixed: Fixed, progress: Progress, learner: Learner) -> None:
-    """Raises RecipeError where the learner has diverged, and leaves the checkpoint that is there."""
-    tensors = learner.tensors()
-    for name, value in tensors.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise diverged(f"in {name} there are values that are", fixed.recipe, progress.step, path)
     recipe = fixed.recipe
     net = About(
         spec=recipe.spec(),
-        name=recipe.name,
+        name=f"{recipe.name}-step-{progress.step}",
         licence=recipe.licence,
         class_names=fixed.sets.class_names,
         multi_label=recipe.data.multi_label,
         preprocess=recipe.input.preprocess(),
     )
     told = {"fixed": fixed.as_json(), "progress": asdict(progress), "numbers": learner.numbers()}
-    write_tensors(path, tensors, {"kind": RUN, "net": about_to_json(net), **told})
+    write_tensors(path, learner.tensors(), {"kind": RUN, "net": about_to_json(net), **told})
 
 
-def diverged(what: str, recipe: Recipe, step: int, path: Path) -> RecipeError:
-    """The error of a run that cannot go on, whose last good checkpoint is `path`, if there is one."""
-    again = f"; its weights so far may be begun from: --set start.weights={path}" if path.exists() else ""
+def want_whole(learner: Learner, recipe: Recipe, step: int, path: Path, team: Team) -> None:
+    """Raises RecipeError, in every process, where the learner of any holds what is no number."""
+    spoilt = _spoilt(learner.tensors())
+    if team.total(torch.tensor([spoilt is not None], dtype=torch.float64)).item() > 0:
+        where = f"in {spoilt} there" if spoilt else "in another process there"
+        raise diverged(f"{where} are values that are", recipe, step, path)
+
+
+def _spoilt(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of one of them that holds what is no number; a device is waited for once."""
+    bounds: dict[torch.device, list[tuple[str, Tensor]]] = {}
+    for name, value in tensors.items():
+        if value.is_floating_point() and value.numel():
+            bounds.setdefault(value.device, []).append((name, torch.stack(torch.aminmax(value.detach())).float()))
+    for held in bounds.values():
+        fine = torch.stack([each for _, each in held]).isfinite().all(1).tolist()
+        if not all(fine):
+            return held[fine.index(False)][0]
+    return None
+
+
+def diverged(what: str, recipe: Recipe, step: int, kept: Path | None) -> RecipeError:
+    """The error of a run that cannot go on, whose last good checkpoint is `kept`, if there is one."""
+    wanted, again = recipe.steps, ""
+    if kept is not None and kept.exists() and step > wanted.ema_steps:  # until then its mean has learnt nothing
+        head = " --set start.head=keep" if recipe.start and recipe.start.head == "drop" else ""
+        again = f"; its weights so far may be begun from: --set start.weights={kept}{head}"
     return RecipeError(
-        f"step {step}: {what} no longer a number; lower optimise.lr = {recipe.steps.lr:g}, or warm up longer, in "
-        f"another folder: --out{again}"
+        f"step {step}: {what} no longer a number; lower optimise.lr = {wanted.lr}, or warm up longer, in another "
+        f"folder: --out{again}"
     )
 
 

@@ -89,10 +89,10 @@ class Logs:
 def _lines_until(path: Path, step: int) -> list[str]:
     """Of steps up to this one; a line that a kill cut off is of a later one."""
     kept: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             is_over = json.loads(line)["step"] > step
-        except ValueError:
+        except (KeyError, TypeError, ValueError):
             break
         if is_over:
             break

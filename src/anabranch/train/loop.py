@@ -17,6 +17,7 @@ Unless the recipe says otherwise the result is the last epoch's mean, whatever i
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import time
@@ -123,59 +124,61 @@ def _train(
         first = progress.step - epoch * steps_per_epoch
         crops.side_px = side_at(recipe.augment, epoch, recipe.input.crop_px)
         step_started = time.monotonic()
-        stops, stopping.in_steps = False, True
-        for share in _epoch(recipe, crops, team, epoch=epoch, steps=steps_per_epoch, first=first):
-            progress.waiting += time.monotonic() - step_started
-            lines = (line.removeprefix(place) for line in share.unreadable)
-            progress.unreadable += [line for line in lines if line not in progress.unreadable]
-            want_few(progress.unreadable, len(sets.shown), recipe.data.unreadable, kind="training", place=place)
-            lr = rate(wanted, progress.step, steps_per_epoch)
-            loss = student.step(share, progress.step, lr)
-            progress.step += 1
+        with stopping.held():
+            for share in _epoch(recipe, crops, team, epoch=epoch, steps=steps_per_epoch, first=first):
+                progress.waiting += time.monotonic() - step_started
+                lines = (line.removeprefix(place) for line in share.unreadable)
+                progress.unreadable += [line for line in lines if line not in progress.unreadable]
+                want_few(progress.unreadable, len(sets.shown), recipe.data.unreadable, kind="training", place=place)
+                lr = rate(wanted, progress.step, steps_per_epoch)
+                loss = student.step(share, progress.step, lr)
+                progress.step += 1
 
-            mine = [loss * len(share.labels), len(share.labels), stopping.asked]
-            counted = team.total(torch.tensor(mine, dtype=torch.float64))
-            _want_number(counted[0].item(), recipe, progress.step, last)
-            stops = counted[2].item() > 0  # all of them, at the same step
-            progress.loss_sum += counted[0].item()
-            progress.seen += int(counted[1].item())
-            progress.seconds = time.monotonic() - started
-            taken = time.monotonic() - step_started
-            progress.stepping += taken
-            is_due = (stops or progress.step % run.checkpoint_steps == 0) and progress.step % steps_per_epoch > 0
-            if is_due:
-                progress.unreadable = team.union(progress.unreadable)
-            if team.leads:
-                pace = counted[1].item() / taken
-                told = {
-                    "step": progress.step,
-                    "steps": plan.steps,
-                    "epoch": epoch + 1,
-                    "loss": progress.loss_sum / progress.seen,
-                    "lr": lr,
-                    "pictures_per_s": pace,
-                    "waiting": progress.waiting / progress.stepping,
-                    "unreadable": len(progress.unreadable),
-                }
-                logs.step(told)
-                report(told)
+                mine = [loss * len(share.labels), len(share.labels), stopping.asked]
+                counted = team.total(torch.tensor(mine, dtype=torch.float64))
+                _want_number(counted[0].item(), recipe, progress.step, kept=last)
+                progress.loss_sum += counted[0].item()
+                progress.seen += int(counted[1].item())
+                progress.seconds = time.monotonic() - started
+                taken = time.monotonic() - step_started
+                progress.stepping += taken
+                stops = counted[2].item() > 0  # all of them, at the same step
+                is_last = progress.step % steps_per_epoch == 0
+                is_due = not is_last and (stops or progress.step % run.checkpoint_steps == 0)
                 if is_due:
-                    checkpoint.save(last, fixed, progress, student.learner)
-            if stops and is_due:
-                stopping.end()
-            step_started = time.monotonic()
-
-        stopping.in_steps = False
-        progress.unreadable = team.union(progress.unreadable)
-        want_few(progress.unreadable, len(sets.shown), recipe.data.unreadable, kind="training", place=place)
-        team.share(mean.state)  # each process has norms' statistics of its own
-        if team.leads:
-            checkpoint.save(last, fixed, progress, student.learner)  # whatever becomes of the test
-        if stops:
-            stopping.end()
+                    progress.unreadable = team.union(progress.unreadable)
+                    checkpoint.want_whole(student.learner, recipe, progress.step, last, team)
+                if team.leads:
+                    told = {
+                        "step": progress.step,
+                        "steps": plan.steps,
+                        "epoch": epoch + 1,
+                        "loss": progress.loss_sum / progress.seen,
+                        "lr": lr,
+                        "pictures_per_s": counted[1].item() / taken,
+                        "waiting": progress.waiting / progress.stepping,
+                        "unreadable": len(progress.unreadable),
+                    }
+                    logs.step(told)
+                    report(told)
+                    if is_due:
+                        checkpoint.save(last, fixed, progress, student.learner)
+                if stops and not is_last:
+                    stopping.asked = True
+                    break
+                step_started = time.monotonic()
+            else:
+                progress.unreadable = team.union(progress.unreadable)
+                want_few(progress.unreadable, len(sets.shown), recipe.data.unreadable, kind="training", place=place)
+                team.share(mean.state)  # each process has norms' statistics of its own
+                checkpoint.want_whole(student.learner, recipe, progress.step, last, team)
+                if team.leads:
+                    checkpoint.save(last, fixed, progress, student.learner)  # whatever becomes of the test
+                asked = team.total(torch.tensor([stopping.asked], dtype=torch.float64))
+                stopping.asked = asked.item() > 0
         met = answers(tested_net(net, mean.state, team), recipe, sets, team)
         scores = figures(met, wanted.loss)
-        _want_number(scores["test_loss"], recipe, progress.step, last)
+        _want_number(scores["test_loss"], recipe, progress.step, kept=None)  # it is the last one's own loss
         unreadable = [*(place + line for line in progress.unreadable), *met.unreadable]
         line = {
             "epoch": epoch + 1,
@@ -217,16 +220,22 @@ def _train(
 def rehearse(recipe: Recipe, folder: Path, *, locate: Locate = a_path) -> Estimate:
     """Try a few steps of the recipe and say what the whole run will take. Nothing is written. Raises as `train`.
 
-    They are tried in the other layout too: which one is faster depends on the net, the device and torch.
+    In one process, without a teacher and uncompiled, they are tried in the other layout too, if there is memory for
+    it: which one is faster depends on the net, the device and torch.
     """
     with Team() as team:
         sets = open_sets(recipe.data)
         found = _rehearsed(recipe, folder, sets, team, locate=locate)
-        student = Student(
-            _with_run(recipe, channels_last=not recipe.run.channels_last), sets.class_names, team, locate=locate
-        )
-        share = next(_shares(recipe, sets, team, max(sides(recipe))))
-        other = steps_timed(lambda: student.step(share, 0, 0.0), found.computing.times, team.device)
+        if recipe.distil or recipe.run.compile or team.processes > 1:
+            return found
+        gc.collect()  # the first student, whose memory the second one needs
+        try:
+            flipped = _with_run(recipe, channels_last=not recipe.run.channels_last)
+            student = Student(flipped, sets.class_names, team, locate=locate)
+            share = next(_shares(recipe, sets, team, max(sides(recipe))))
+            other = steps_timed(lambda: student.step(share, 0, 0.0), found.computing.times, team.device)
+        except torch.OutOfMemoryError:
+            return found
         return replace(found, other_layout=other)
 
 
@@ -329,9 +338,9 @@ def _steps_per_epoch(recipe: Recipe, pictures: int, processes: int) -> int:
     return steps
 
 
-def _want_number(loss: float, recipe: Recipe, step: int, last: Path) -> None:
+def _want_number(loss: float, recipe: Recipe, step: int, *, kept: Path | None) -> None:
     if not math.isfinite(loss):
-        raise checkpoint.diverged("the loss is", recipe, step, last)
+        raise checkpoint.diverged("the loss is", recipe, step, kept)
 
 
 def _is_over(recipe: Recipe, progress: checkpoint.Progress) -> bool:

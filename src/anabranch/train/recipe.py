@@ -24,15 +24,16 @@ from pydantic_core import ErrorDetails
 
 from anabranch.errors import DatasetError, RecipeError, nearest, shown
 from anabranch.images.files import is_hidden, is_picture
-from anabranch.images.idx import IMAGES
 from anabranch.images.imagenet import TRUTH
+from anabranch.images.labelled import are_packed
 from anabranch.train.tables import Recipe
 
 SHIPPED = Path(__file__).parents[1] / "recipes"  # in a checkout a link to recipes/, in a wheel its files
 HELD_OUT = 0.2  # of pictures that come in one piece
 _TESTED = ("val", "valid", "validation", "eval", "test", "testing")  # what people call the other piece
 _LISTS = (".txt", ".csv", "_list.txt")
-_IMAGENETS = {"val": ("LOC_val_solution.csv", TRUTH, f"data/{TRUTH}", f"ILSVRC2012_devkit_t12/data/{TRUTH}")}
+_KAGGLES = "LOC_val_solution.csv"  # three folders above ILSVRC/Data/CLS-LOC as it is unpacked
+_IMAGENETS = {"val": (_KAGGLES, f"../../../{_KAGGLES}", TRUTH, f"data/{TRUTH}", f"ILSVRC2012_devkit_t12/data/{TRUTH}")}
 _NOUNS = {str: "text", int: "whole number", float: "number"}
 _PREFIX = "Input should be "
 _OTHERWISE = {
@@ -102,7 +103,7 @@ def _pointed(data: Any, pictures: Path, asked: Collection[str]) -> dict[str, Any
     inside = _names(pictures) if pictures.is_dir() else set()
     learnt = train.get("split") or "train"
     names = [name for name in (test.get("split"), *_TESTED) if name]
-    if _are_packed(inside):  # and say themselves what is what
+    if pictures.is_dir() and are_packed(pictures) and not _is_set(pictures / learnt):  # they say what is what
         words = {word for name in inside if name.endswith(".tar") for word in re.findall("[a-z]+", name.lower())}
         train["split"] = next((each for each in (learnt, "training") if each in words), train.get("split"))
         test["split"] = next((each for each in names if each in words), test.get("split"))
@@ -151,16 +152,10 @@ def _is_set(folder: Path) -> bool:
     return not any(map(is_picture, names)) or any((folder / name).is_dir() for name in names)
 
 
-def _are_packed(names: set[str]) -> bool:
-    """Whether IDX files, CIFAR's or shards are among them."""
-    return any(IMAGES.fullmatch(name) or name.endswith((".tar", ".bin")) for name in names)
-
-
 def _has_class_folders(place: Path) -> bool:
     if not place.is_dir():
         return False
-    names = _names(place)
-    return not _are_packed(names) and any((place / name).is_dir() for name in names)
+    return not are_packed(place) and any((place / name).is_dir() for name in _names(place))
 
 
 def _list_in(folder: Path, names: Sequence[str]) -> str | None:

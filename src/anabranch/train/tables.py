@@ -211,7 +211,7 @@ class Distil(Table):
     """A teacher whose answers are learnt instead of the labels, or beside them."""
 
     teacher: str  # an artefact, a checkpoint, a name in the catalogue, or RANDOM: a net like the student
-    engine: str = "openvino"  # of an artefact; any that `classify --engine` knows
+    engine: Literal["openvino", "onnxruntime"] = "openvino"  # of an artefact, on the processor
     precision: str | None = None  # that it computes in; None: f32 where the artefact has that
     # both ways, as PaddleClas' SSLD has it, or from the teacher's side (Hinton et al. 2015)
     loss: Literal["js", "kl"] = "js"

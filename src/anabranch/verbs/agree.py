@@ -40,8 +40,8 @@ def _lines(met: Comparison, flips: float) -> list[str]:
         f"  logits  at most {found.max_abs:.3g} apart, {mean} in the mean, of up to {largest}",
         f"  top-1   {found.top1_flips:,} answers differ, {flips:.2f} %",
         *(
-            f"    {flip.name}: {flip.ours.label} {flip.ours.probability:.1%}, "
-            f"not {flip.reference.label} {flip.reference.probability:.1%}"
+            spelt(f"    {flip.name}: {flip.ours.label} {flip.ours.probability:.1%}, ")
+            + spelt(f"not {flip.reference.label} {flip.reference.probability:.1%}")
             for flip in met.flips[:_SHOWN]
         ),
         *([f"    and {len(met.flips) - _SHOWN:,} more; --json names them"] if len(met.flips) > _SHOWN else []),
@@ -54,4 +54,4 @@ def _told(predictor: Predictor) -> dict[str, str]:
 
 
 def _named(predictor: Predictor) -> str:
-    return f"{predictor.card.weights.name} ({predictor.engine})"
+    return f"{spelt(predictor.card.weights.name)} ({predictor.engine})"

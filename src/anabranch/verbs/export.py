@@ -14,7 +14,7 @@ from anabranch.deploy import known_servers, write_repositories
 from anabranch.errors import DatasetError, UsageError, need
 from anabranch.images.preprocess import Preprocess
 from anabranch.runtimes.open import ENGINES, everyday_formats
-from anabranch.screen import print_json
+from anabranch.screen import print_json, spelt
 from anabranch.verbs.models import checkpoint
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def run(
         return 0
     files = (path.stat() for path in Path(out).rglob("*") if path.is_file())
     size_bytes = sum({each.st_ino: each.st_size for each in files}.values())  # repositories are of hard links
-    print(f"{out}: {card.weights.name}, {card.num_classes} classes, {size_bytes / 1e6:.1f} MB")
+    print(f"{out}: {spelt(card.weights.name)}, {card.num_classes} classes, {size_bytes / 1e6:.1f} MB")
     print("\n".join(_figures(card)))
     print(f"  measured on {card.pictures}")
     for repository in repositories:

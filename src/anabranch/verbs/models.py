@@ -129,8 +129,9 @@ def _refuse_run(folder: Path) -> None:
     """Raises UsageError for the folder of a training, which names its result."""
     if not (folder / "recipe.json").is_file():
         return
-    result = folder / "model.safetensors"
-    told = f"its result is {result}" if result.is_file() else "it has no result yet"
+    result, last = folder / "model.safetensors", folder / "last.safetensors"
+    so_far = f", but {last} is what it has come to" if last.is_file() else ""
+    told = f"its result is {result}" if result.is_file() else f"it has no result yet{so_far}"
     raise UsageError(f"{folder} is a run's folder; {told}")
 
 

@@ -61,7 +61,8 @@ def run(
         print(f"{folder}: holds no run to go on with; a new one begins", file=sys.stderr)
     screen = nullcontext(lambda told: None) if json or not leads else Bar() if sys.stderr.isatty() else Lines()
     try:
-        with screen as report, Stopping() as stopping:
+        says = "stopping after this step; Ctrl-C again ends at once" if leads and processes == 1 else ""
+        with screen as report, Stopping(says) as stopping:
             result = train(recipe, folder, resume=resume, report=report, locate=_located, stopping=stopping)
     except (KeyboardInterrupt, SystemExit):  # by SIGINT or SIGTERM
         if leads:
