@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from anabranch.errors import CheckpointError
@@ -87,3 +89,21 @@ def test_a_note_that_is_no_table_is_damage(tmp_path: Path, note: str) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "x", metadata={"anabranch": note})
     with pytest.raises(CheckpointError, match="what it says of its tensors is damaged"):
         read_tensors(tmp_path / "x")
+
+
+def test_what_is_said_is_hashed_and_files_of_before_that_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, TENSORS, {"kind": "test", "loss": float("nan"), "name": "née \udcff", "rate": 0.1})
+    with safe_open(path, framework="pt") as file:
+        note = json.loads(file.metadata()["anabranch"])
+    for changed, wanted in (
+        ({**note, "rate": 0.2}, "what it says of its tensors is damaged"),
+        ({**note, "more": 1}, "what it says of its tensors is damaged"),
+        ({key: value for key, value in note.items() if key != "said_sha256"}, None),
+    ):
+        save_file(load_file(path), tmp_path / "changed.safetensors", metadata={"anabranch": json.dumps(changed)})
+        if wanted is None:
+            assert read_tensors(tmp_path / "changed.safetensors")[1]["rate"] == 0.1
+        else:
+            with pytest.raises(CheckpointError, match=wanted):
+                read_tensors(tmp_path / "changed.safetensors")

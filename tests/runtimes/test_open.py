@@ -15,6 +15,7 @@ import pytest
 from anabranch.errors import ArtefactError, MissingExtra, UsageError
 from anabranch.pack import pack
 from anabranch.runtimes import ENGINES, builtin, open_model
+from anabranch.runtimes.external import external_files
 
 EVERYDAY = [name for name, each in ENGINES.items() if each.everyday]  # tests/edge has the others
 
@@ -154,6 +155,43 @@ def test_one_tensor_among_those_that_the_card_names_is_not_overlooked(folder, in
     describe_anew(folder, "f32.onnx", model.SerializeToString(), others=["beside.bin"])
     with pytest.raises(ArtefactError, match=r"takes weights from the file 'other\.bin'"):
         open_model(folder, engine="onnxruntime")
+
+
+def test_a_file_is_found_however_protobuf_wrote_it(folder):
+    """Value before key, which any reader takes; and what is no file of weights is not taken for one."""
+    model, told = with_weights_beside(folder)
+    model.metadata_props.add(key="location", value="of the photo")
+    describe_anew(folder, "f32.onnx", model.SerializeToString(), others=["beside.bin"])
+    open_model(folder, engine="onnxruntime")
+    told[-1].value = "other.bin"
+    written = model.SerializeToString()
+    key, value = b"\n\x08location", b"\x12\x09other.bin"
+    assert written.count(key + value) == 1
+    turned = written.replace(key + value, value + key)
+    assert onnx.load_from_string(turned).graph == model.graph
+    describe_anew(folder, "f32.onnx", turned, others=["beside.bin"])
+    with pytest.raises(ArtefactError, match=r"takes weights from the file 'other\.bin'"):
+        open_model(folder, engine="onnxruntime")
+
+
+def test_tensors_within_nodes_are_looked_at_too(folder):
+    model = onnx.load(folder / "f32.onnx")
+    model.graph.node[0].attribute.add(name="told", type=onnx.AttributeProto.TENSOR).t.external_data.add(
+        key="location", value="of-a-node.bin"
+    )
+    assert external_files(written(folder, model)) == {"of-a-node.bin"}
+
+
+@pytest.mark.parametrize("held", [b"", b"<net/>", b"\x3a\xff", b"\x3a\xff\xff\xff\xff\x0f1", b"\xff" * 20])
+def test_what_is_no_graph_is_said(folder, held):
+    (folder / "no.onnx").write_bytes(held)
+    with pytest.raises(ValueError, match="empty|protobuf|beyond its end|no end"):
+        external_files(folder / "no.onnx")
+
+
+def written(folder, model):
+    (folder / "written.onnx").write_bytes(model.SerializeToString())
+    return folder / "written.onnx"
 
 
 def test_weights_beside_the_graph_are_read_where_the_card_names_them(packed, folder):

@@ -110,6 +110,8 @@ model = open_model(sys.argv[1], engine="torch")
 pixels = np.zeros((3, 33, 33, 3), np.uint8)
 if sys.argv[2] == "asked before":
     model.predict(pixels)
+if sys.argv[2] == "another asked before":
+    open_model(sys.argv[1], engine="torch").predict(pixels)
 child = os.fork()
 if not child:
     try:
@@ -123,7 +125,9 @@ os.waitpid(child, 0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.parametrize(("before", "told"), [("asked before", "start processes by spawn"), ("not yet", "(3, 5)")])
+@pytest.mark.parametrize(
+    ("before", "told"), [("asked before", "by spawn"), ("another asked before", "by spawn"), ("not yet", "(3, 5)")]
+)
 def test_a_forked_process_says_that_the_threads_stayed_behind_rather_than_waiting(before, told, made):
     done = subprocess.run(
         [sys.executable, "-c", FORKED, made, before], capture_output=True, text=True, check=True, timeout=120

@@ -69,7 +69,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         about = json.loads(metadata[KEY])
         of_tensors, of_said = about.pop("sha256"), about.pop("said_sha256", None)
-        intact = of_said in (None, _said_sha256(about))  # files of before it was hashed have none
+        intact = isinstance(of_tensors, str) and of_said in (None, _said_sha256(about))  # older files have none of it
     except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
         intact = False
     if not intact:
