@@ -50,9 +50,10 @@ def read_rows(path: Path) -> Rows:
         lines.append(line)
     if not paths:
         raise DatasetError(f"{path}: no pictures are listed in it")
-    ids = [wordnet_id for wordnet_id, _ in imagenet_1k()]
-    if is_csv and _is_kaggles(path) and set(labels) <= set(ids):  # all of its classes, whichever are shown
-        return paths, np.array([ids.index(label) for label in labels], np.int64), tuple(ids)
+    if is_csv and _is_kaggles(path):  # of all of ImageNet's classes, whichever are shown
+        index_of = {wordnet_id: index for index, (wordnet_id, _) in enumerate(imagenet_1k())}
+        if index_of.keys() >= set(labels):
+            return paths, np.array([index_of[label] for label in labels], np.int64), tuple(index_of)
     numbers, classes = _numbered(path, labels, lines, may_name=is_csv)
     return paths, np.array(numbers, np.int64), classes
 
