@@ -605,6 +605,42 @@ with Stopping() as stopping:
     assert _tensors(folders[0] / "model.safetensors") == _tensors(folders[1] / "model.safetensors")
 
 
+@pytest.mark.slow
+def test_where_one_process_is_spoilt_all_of_them_end_with_a_sentence(tiny: Path, tmp_path: Path) -> None:
+    """In its norms' statistics, of which each has its own: the leading process alone would not see it."""
+    script = tmp_path / "spoilt.py"
+    script.write_text(
+        f"""
+import math, os
+from pathlib import Path
+from anabranch.errors import RecipeError
+from anabranch.train.loop import train
+from anabranch.train.recipe import read_recipe
+from anabranch.train.student import Student
+
+step = Student.step
+def spoiling(self, share, number, lr):
+    loss = step(self, share, number, lr)
+    if number == 2 and os.environ["RANK"] == "1":
+        next(self.net.buffers()).fill_(math.nan)
+    return loss
+Student.step = spoiling
+try:
+    train(read_recipe(Path({str(tiny)!r}), overrides=["run.checkpoint_steps=1"]), Path({str(tmp_path / "run")!r}))
+except RecipeError as error:
+    print("refused:", error, flush=True)
+"""
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    told = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
+    assert (done.returncode, len(told)) == (0, 2), done.stderr
+    assert any("in another process there are values" in line for line in told)
+    assert any("in net/" in line for line in told)
+    assert read_tensors(tmp_path / "run/last.safetensors")[1]["progress"]["step"] == 2
+
+
 def test_a_running_mean_that_would_never_move_is_refused(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"optimise\.ema_steps = 13 does not fit: the whole run has 12 steps"):
         train(read_recipe(tiny, overrides=["optimise.ema_steps=13"]), tmp_path / "run")
