@@ -75,8 +75,11 @@ def with_archives_beside(folder: Path) -> None:
 
 
 def kaggles(folder: Path) -> None:
-    flat_val(folder)
-    rows = [f"{Path(name).stem},{SYNSETS[label]} 1 2 3 4" for name, label in zip(VAL, OF_VAL, strict=True)]
+    """Whose solution has pictures of each class, as it really has."""
+    train_folders(folder)
+    rows = [f"ILSVRC2012_val_{label + 1:08d},{synset} 1 2 3 4" for label, synset in enumerate(SYNSETS)]
+    for row in rows:
+        put(folder / "val" / f"{row.split(',')[0]}.JPEG")
     (folder / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows]))
 
 
@@ -136,9 +139,8 @@ def test_a_recipe_finds_its_pictures_and_their_classes(recipe: Path, layout: str
     sets = open_sets(read_recipe(recipe, pictures=folder).data)
     assert list(sets.class_names) == SYNSETS
     assert sorted(sets.shown.labels.tolist()) == list(range(1000))
-    wanted = list(range(1000)) if layout == "class_folders" else OF_VAL
-    assert sorted(sets.tested.labels.tolist()) == sorted(wanted)
-    assert layout == "class_folders" or sets.tested.labels.tolist() == wanted
+    of_each_class = layout in ("class_folders", "kaggles", "kaggles_as_unpacked")
+    assert sets.tested.labels.tolist() == (list(range(1000)) if of_each_class else OF_VAL)
     assert sets.shown.picture(0).shape == sets.tested.picture(1).shape == (3, 4, 3)
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anabranch.catalogue.classes import imagenet_1k
 from anabranch.errors import DatasetError
 
 CLASSES_FILE = "classes.json"
@@ -50,10 +49,6 @@ def read_rows(path: Path) -> Rows:
         lines.append(line)
     if not paths:
         raise DatasetError(f"{path}: no pictures are listed in it")
-    if is_csv and _is_kaggles(path):  # of all of ImageNet's classes, whichever are shown
-        index_of = {wordnet_id: index for index, (wordnet_id, _) in enumerate(imagenet_1k())}
-        if index_of.keys() >= set(labels):
-            return paths, np.array([index_of[label] for label in labels], np.int64), tuple(index_of)
     numbers, classes = _numbered(path, labels, lines, may_name=is_csv)
     return paths, np.array(numbers, np.int64), classes
 
@@ -163,10 +158,6 @@ def _numbered(
 
 def _is_number(label: str) -> bool:
     return label.isascii() and label.isdigit() and len(label) <= _MOST_DIGITS
-
-
-def _is_kaggles(path: Path) -> bool:
-    return next(csv.reader(_text(path).splitlines()[:1]), None) == _KAGGLE
 
 
 def _list_rows(path: Path) -> Iterator[tuple[int, str, str]]:
