@@ -483,6 +483,7 @@ from anabranch.train.student import Student
 
 recipe, folder, moment, number, *words = sys.argv[1:]
 before = os.environ.get("BEFORE")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # or it is ignored where a script runs this in the background
 if before == "a handler":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 elif before == "ignored":
@@ -582,6 +583,7 @@ from anabranch.train.recipe import read_recipe
 from anabranch.train.stopping import Stopping
 from anabranch.train.student import Student
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # or it may be ignored
 step = Student.step
 def told(self, share, number, lr):
     if number == 5 and os.environ["RANK"] == "1":
