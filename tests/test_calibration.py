@@ -94,6 +94,18 @@ def test_classes_that_the_model_does_not_know_cost_the_accuracy_and_are_told(fol
     assert "no accuracy is measured: the set has 2 classes" in notes[0]
 
 
+def test_classes_that_are_matched_by_position_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "flowers"
+    for name in ("daisy", "rose", "tulip"):
+        (folder / name).mkdir(parents=True)
+        for index in range(20):
+            Image.new("RGB", (40, 40)).save(folder / name / f"{index}.png")
+    drawn = draw(open_labelled(folder), INPUT, ("dog", "cow", "hen"), name="flowers")
+    assert drawn.pictures.truth is not None
+    assert len(drawn.notes) == 1
+    assert "'daisy' was taken for 'dog', and so on by position" in drawn.notes[0]
+
+
 def test_too_few_pictures_are_refused(folder: Path) -> None:
     for path in sorted(folder.glob("*/*.png"))[31:]:
         path.unlink()

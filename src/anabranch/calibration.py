@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.errors import DatasetError, ImageError
-from anabranch.evaluate import match_classes
+from anabranch.evaluate import doubtful_match, match_classes
 from anabranch.images.labelled import Labelled
 from anabranch.images.preprocess import Preprocess
 
@@ -54,8 +54,8 @@ def draw(data: Labelled, preprocess: Preprocess, labels: tuple[str, ...], *, nam
             "most one in a hundred that cannot be read"
         )
     first = min(_CALIBRATED, len(pixels) // 2)
-    truth, why_not = _truth(data, indices[first:], labels)
-    notes = (*(f"left out: {each}" for each in unreadable), *([why_not] if why_not else []))
+    truth, doubt = _truth(data, indices[first:], labels)
+    notes = (*(f"left out: {each}" for each in unreadable), *([doubt] if doubt else []))
     stacked = np.stack(pixels)
     told = f"{len(stacked) - first:,} pictures of {name}, others than the {first:,} it was calibrated by"
     return Drawn(Pictures(told, stacked[first:], truth, stacked[:first]), notes)
@@ -64,11 +64,11 @@ def draw(data: Labelled, preprocess: Preprocess, labels: tuple[str, ...], *, nam
 def _truth(
     data: Labelled, indices: Sequence[int], labels: tuple[str, ...]
 ) -> tuple[NDArray[np.int64] | None, str | None]:
-    """The model's classes of these pictures, or why they are not known."""
+    """The model's classes of these pictures, if they are known, and what is doubtful about them."""
     if (data.labels < 0).any():
         return None, None
     try:
-        index_of, _ = match_classes(data, labels)
+        index_of, matched_by = match_classes(data, labels)
     except DatasetError as error:
         return None, f"no accuracy is measured: {error}"
-    return np.array(index_of)[data.labels[indices]], None
+    return np.array(index_of)[data.labels[indices]], doubtful_match(data.class_names, labels, matched_by)

@@ -8,6 +8,7 @@ not interpolated, unlike that of the VOC challenge and of detection.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ from anabranch.errors import DatasetError
 from anabranch.images.labelled import Labelled
 from anabranch.runtimes.pipeline import Answer, Picture, answer
 from anabranch.runtimes.predictor import Predictor
+
+_SYNSET = re.compile(r"n\d{8}")  # WordNet's, in whose order every model of ImageNet answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +167,16 @@ def _answered(
     if len(unreadable) == len(data):
         reason = f"; the first: {unreadable[0][1]}" if unreadable else ""
         raise DatasetError(f"none of the {len(data)} pictures could be read{reason}")
+
+
+def doubtful_match(names: tuple[str, ...] | None, labels: tuple[str, ...], matched_by: str) -> str | None:
+    """What to tell of a set whose named classes were matched by position; synsets stand in every model's order."""
+    if matched_by == "name" or names is None or all(map(_SYNSET.fullmatch, names)):
+        return None
+    return (
+        f"its classes are none of the model's: {names[0]!r} was taken for {labels[0]!r}, and so on by position; "
+        "the score means nothing unless that is right"
+    )
 
 
 def match_classes(data: Labelled, labels: tuple[str, ...]) -> tuple[list[int], Literal["name", "position"]]:

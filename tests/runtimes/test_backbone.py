@@ -131,3 +131,18 @@ print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_many_sizes_take_little_more_memory_than_some(made) -> None:
+    """In a process of its own: what is resident after 400 sizes, beside what was after 100."""
+    script = f"""
+import anabranch, numpy as np
+features = anabranch.open_backbone({str(made.folder)!r}, threads=1).features
+for number in range(400):
+    features(np.zeros((1, 64 + number % 20, 64 + number // 20, 3), np.uint8))
+    if number in (99, 399):
+        print(int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    some, many = map(int, done.stdout.split())
+    assert many - some < 30_000  # kB; what is kept for each size would take twice that

@@ -18,7 +18,7 @@ from anabranch.artefact import replacing, write_card
 from anabranch.calibration import Pictures
 from anabranch.card import Card, Weights
 from anabranch.checkpoints.trained import open_trained
-from anabranch.engines import openvino
+from anabranch.engines import onnxruntime, openvino
 from anabranch.errors import UsageError, need
 from anabranch.export.any_size import check_any_size
 from anabranch.export.write import IN_FLOAT_SUMS, known_formats, weights_sha256, write_float_sums, write_graphs
@@ -253,4 +253,11 @@ def _versions(formats: Collection[str]) -> dict[str, str]:
         "openvino",
         *(_CONVERTERS[name] for name in formats if name in _CONVERTERS),
     ]
-    return {"anabranch": VERSION, **{name: importlib.metadata.version(name) for name in made_by}}
+    if find_spec("onnxruntime") is not None:  # which makes INT8, and one set of the figures
+        made_by.append("onnxruntime")
+    return {"anabranch": VERSION, **{name: _version(name) for name in made_by}}
+
+
+def _version(name: str) -> str:
+    """Of onnxruntime, whose package for GPUs has another name, as it says itself."""
+    return onnxruntime().__version__ if name == "onnxruntime" else importlib.metadata.version(name)

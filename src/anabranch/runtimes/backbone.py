@@ -39,6 +39,8 @@ class Backbone:
     def features(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """(N, H, W, 3) RGB -> each stage's (N, C, H/stride, W/stride), rounded up.
 
+        Nets whose stem pools without padding, as Cadene's, may have a row and a column less.
+
         H and W are any from the largest stride on. Raises UsageError.
         """
         check_pictures(pixels, "a backbone", least_px=self.strides[-1])
@@ -68,7 +70,8 @@ def open_backbone(
         raise ArtefactError(f"{folder} holds no backbone for {engine}; export the net again with --backbone")
     files = checked_files(folder, graph.files, verify=verify)
     module, _, name = chosen.graph.partition(":")
-    run = getattr(importlib.import_module(module), name)(files, precision="f32", threads=threads)
+    bounded = {"keeps_sizes": False} if engine == "openvino" else {}  # or its memory would grow with each size
+    run = getattr(importlib.import_module(module), name)(files, precision="f32", threads=threads, **bounded)
     backbone = Backbone(run, card, f"{engine} {FEATURES}")
     met, wanted = [shape[1] for shape in run.gives], [*backbone.channels, backbone.channels[-1]]
     if met != wanted:

@@ -51,7 +51,7 @@ class CudaPredictor(OnnxRuntimePredictor):
 
 
 class TensorRtPredictor(OnnxRuntimePredictor):
-    """It builds its engine as it is opened, for minutes."""
+    """It builds its engine at the first answer, for minutes, and anew for a batch of another size."""
 
     name, provider = "onnxruntime-tensorrt", "TensorrtExecutionProvider"
 
@@ -63,7 +63,7 @@ class RoundedPredictor(OnnxRuntimePredictor):
 
 
 class OnnxRuntimeGraph:
-    """One input and all outputs of a graph's files. One session serves all threads, with a share of the cores each."""
+    """One input and all outputs of a graph's files. One session serves all threads, which share its own."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class OnnxRuntimeGraph:
         options.log_severity_level = _ERRORS_ONLY
         if not fused:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = max(1, (threads or usable_cores()) // streams)
+        options.intra_op_num_threads = max(1, (threads or usable_cores()) - streams + 1)  # beside those that call
         providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
         if provider is not None:
             _want(provider, ort.get_available_providers())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-from anabranch.evaluate import MultiLabelScore, Score, evaluate, evaluate_multi_label
+from anabranch.evaluate import MultiLabelScore, Score, doubtful_match, evaluate, evaluate_multi_label
 from anabranch.images.files import told_ignored
 from anabranch.images.labelled import Labelled, LabelledFiles, open_labelled
 from anabranch.record import record
@@ -16,7 +15,6 @@ from anabranch.runtimes.predictor import Predictor
 from anabranch.screen import print_json, spelt
 from anabranch.verbs.progress import progress_bar
 
-_SYNSET = re.compile(r"n\d{8}")  # WordNet's, in whose order every model of ImageNet answers
 _SHOWN = 5  # unreadable pictures that are named
 
 
@@ -48,13 +46,8 @@ def run(
 def _warnings(pictures: Labelled, score: Score | MultiLabelScore, predictor: Predictor) -> Iterator[str]:
     if isinstance(pictures, LabelledFiles) and pictures.ignored:
         yield told_ignored(pictures.ignored)
-    names = pictures.class_names
-    if score.matched_by == "position" and names is not None and not all(map(_SYNSET.fullmatch, names)):
-        first, models_first = names[0], predictor.card.labels[0]
-        yield (
-            f"its classes are none of the model's: {first!r} was taken for {models_first!r}, and so on by position; "
-            "the score means nothing unless that is right"
-        )
+    if doubt := doubtful_match(pictures.class_names, predictor.card.labels, score.matched_by):
+        yield doubt
 
 
 def score_lines(score: Score | MultiLabelScore) -> tuple[str, str]:
