@@ -571,7 +571,7 @@ def test_a_signal_does_what_it_did_before_once_the_step_is_kept(
 
 @pytest.mark.slow
 def test_when_one_process_is_told_to_end_all_of_them_keep_the_same_step(tiny: Path, tmp_path: Path) -> None:
-    """Without a signal, all go on for ever: the one that heard it must tell the others."""
+    """The one that heard of it must tell the others, which would wait for it in their next step."""
     words = ["run.checkpoint_steps=1000", "optimise.epochs=3"]
     script = tmp_path / "ended.py"
     script.write_text(

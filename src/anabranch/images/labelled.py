@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -200,16 +200,15 @@ def open_unlabelled(path: str | os.PathLike[str], *, split: str | None = None) -
     """
     path = Path(path)
     folder = path if split is None else path / split
-    if folder.is_dir() and not are_packed(folder):
+    if folder.is_dir() and not are_packed(folder, {each.name for each in folder.iterdir()}):
         return _below(folder)
     labelled: Any = open_labelled(path, split=split)
     unlabelled: Labelled = replace(labelled, labels=np.full(len(labelled), -1, np.int64), class_names=None)
     return unlabelled
 
 
-def are_packed(folder: Path) -> bool:
-    """Whether IDX files, CIFAR's or shards lie in a folder. Raises DatasetError for CIFAR's pickled files."""
-    names = {each.name for each in folder.iterdir()}
+def are_packed(folder: Path, names: Set[str]) -> bool:
+    """Whether `names` in a folder are IDX files, CIFAR's or shards. Raises DatasetError for CIFAR's pickled files."""
     return any(IMAGES.fullmatch(name) or name.endswith(".tar") for name in names) or is_cifar(folder, names)
 
 

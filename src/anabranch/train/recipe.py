@@ -103,7 +103,7 @@ def _pointed(data: Any, pictures: Path, asked: Collection[str]) -> dict[str, Any
     inside = _names(pictures) if pictures.is_dir() else set()
     learnt = train.get("split") or "train"
     names = [name for name in (test.get("split"), *_TESTED) if name]
-    if pictures.is_dir() and are_packed(pictures) and not _is_set(pictures / learnt):  # they say what is what
+    if pictures.is_dir() and are_packed(pictures, inside) and not _is_set(pictures / learnt):  # they say what is what
         words = {word for name in inside if name.endswith(".tar") for word in re.findall("[a-z]+", name.lower())}
         train["split"] = next((each for each in (learnt, "training") if each in words), train.get("split"))
         test["split"] = next((each for each in names if each in words), test.get("split"))
@@ -155,7 +155,8 @@ def _is_set(folder: Path) -> bool:
 def _has_class_folders(place: Path) -> bool:
     if not place.is_dir():
         return False
-    return not are_packed(place) and any((place / name).is_dir() for name in _names(place))
+    names = _names(place)
+    return not are_packed(place, names) and any((place / name).is_dir() for name in names)
 
 
 def _list_in(folder: Path, names: Sequence[str]) -> str | None:
