@@ -17,7 +17,7 @@ from anabranch.calibration import Pictures
 from anabranch.card import Agreement
 from anabranch.errors import ArtefactError, ExportError, MissingExtra, UsageError
 from anabranch.images.preprocess import Preprocess
-from anabranch.nets.load import Trained, save_trained
+from anabranch.nets.load import About, Trained, save_trained
 from anabranch.nets.net import build
 from anabranch.pack import pack, pack_checkpoint
 from anabranch.pack.measure import F16_STORED_TOLERANCE, flips_too_often, synthetic_pictures
@@ -127,7 +127,7 @@ def test_what_a_checkpoint_says_of_several_labels_a_picture_is_on_the_card(expor
         "licence": "CC0-1.0",
     }
     for multi_label in (True, False):
-        trained = Trained(net=exported, multi_label=multi_label, **told)
+        trained = Trained(exported, About(multi_label=multi_label, **told))
         save_trained(tmp_path / "a.safetensors", trained)
         pack_checkpoint(tmp_path / "a.safetensors", tmp_path / str(multi_label))
         assert read_card(tmp_path / str(multi_label)).multi_label is multi_label

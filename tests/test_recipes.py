@@ -265,4 +265,4 @@ def test_the_smoke_run_of_a_recipe_runs_on_any_class_folders_without_a_download(
     assert history[-1]["epoch"] == (1 if name == "probe" else 2)
     assert history[-1]["pictures"] == 9
     assert all(math.isfinite(line.get("loss", 0.0)) for line in history)
-    assert load_trained(Path(told["checkpoint"])).class_names == ("blue", "green", "red")
+    assert load_trained(Path(told["checkpoint"])).about.class_names == ("blue", "green", "red")

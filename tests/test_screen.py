@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
-from anabranch.screen import Column, spelt, table, wrapped
+from anabranch.screen import Column, print_json_list, spelt, table, wrapped
 
 COLUMNS = [Column("name"), Column("params", right=True), Column("by")]
 ROWS = [("resnet50", "25.56", "torchvision"), ("senet", "115.09", "")]
@@ -33,6 +34,24 @@ def test_behind_a_pipe_nothing_is_cut() -> None:
 def test_long_text_goes_on_under_its_first_word() -> None:
     assert wrapped("block", "one two three four", width=20, label_width=6) == ["  block one two", "        three four"]
     assert wrapped("block", "one two three four", width=None, label_width=6) == ["  block one two three four"]
+
+
+@pytest.mark.parametrize("values", [[], [1], [{"a": ["x\ny"], "b": {}}, [], "é"]])
+def test_a_list_that_comes_one_by_one_is_printed_as_json_itself_would(values: list[object], capsys) -> None:
+    print_json_list(iter(values))
+    assert capsys.readouterr().out == json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def test_of_a_list_that_comes_one_by_one_none_is_held_back(capsys) -> None:
+    met = []
+
+    def values() -> Iterator[int]:
+        for number in range(3):
+            met.append(capsys.readouterr().out.count("\n"))
+            yield number
+
+    print_json_list(values())
+    assert met == [0, 1, 1]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])

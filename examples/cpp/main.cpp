@@ -14,6 +14,7 @@
 #include "error.hpp"
 #include "files.hpp"
 #include "pipeline.hpp"
+#include "text.hpp"
 
 namespace anabranch {
 namespace {
@@ -28,7 +29,7 @@ predict ARTEFACT --bench [IMAGE]  cold start, latency and throughput
 
   --top N           classes for each picture (5)
   --json            for machines
-  --precision P     f32 or int8 (f32 where the artefact has it)
+  --precision P     f32, bf16 or int8 (f32 where the artefact has it)
   --threads N       of inference (as many as there are cores)
 )";
 
@@ -53,8 +54,8 @@ int at_least_one(const std::string& option, const std::string& text) {
 
 void check(const Arguments& arguments) {
     const std::string precision = arguments.engine.precision.value_or("f32");
-    if (precision != "f32" && precision != "int8") {
-        throw UsageError("--precision " + precision + " is not known here; f32 or int8 is wanted");
+    if (precision != "f32" && precision != "bf16" && precision != "int8") {
+        throw UsageError("--precision " + precision + " is not known here; f32, bf16 or int8 is wanted");
     }
     if (arguments.bench && arguments.paths.size() > 1) throw UsageError("--bench takes one picture or none");
     if (!arguments.bench && arguments.paths.empty()) throw UsageError("no picture is named; give a JPEG or a folder");
@@ -101,11 +102,12 @@ void write_block(const Answer& answer) {
         return std::count_if(text.begin(), text.end(), [](char byte) { return (byte & 0xC0) != 0x80; });
     };
     std::ptrdiff_t longest = 0;
-    for (const Guess& guess : answer.guesses) longest = std::max(longest, length(guess.label));
-    std::cout << answer.picture << '\n' << std::fixed << std::setprecision(2);
+    for (const Guess& guess : answer.guesses) longest = std::max(longest, length(spelt(guess.label)));
+    std::cout << spelt(answer.picture) << '\n' << std::fixed << std::setprecision(2);
     for (const Guess& guess : answer.guesses) {
-        const auto padding = static_cast<std::size_t>(longest - length(guess.label));
-        std::cout << "  " << guess.label << std::string(padding, ' ') << "  " << std::setw(6)
+        const std::string label = spelt(guess.label);
+        const auto padding = static_cast<std::size_t>(longest - length(label));
+        std::cout << "  " << label << std::string(padding, ' ') << "  " << std::setw(6)
                   << 100.0 * guess.probability << " %\n";
     }
 }
@@ -121,9 +123,11 @@ ordered_json as_json(const Answer& answer) {
     return {{"picture", answer.picture}, {"guesses", guesses}};
 }
 
-// Quoted where it must be, as Python's csv does.
-std::string cell(const std::string& text) {
-    if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+// As `anabranch classify` writes it: UTF-8, a carriage return spelt out, and quoted where it must be.
+std::string cell(const std::string& said) {
+    std::string text;
+    for (const char letter : utf8(said)) text += letter == '\r' ? std::string("\\r") : std::string(1, letter);
+    if (text.find_first_of(",\"\n") == std::string::npos) return text;
     std::string quoted = "\"";
     for (const char letter : text) quoted += letter == '"' ? std::string("\"\"") : std::string(1, letter);
     return quoted + '"';
@@ -168,7 +172,7 @@ int run_classify(const Arguments& arguments) {
     bool all_read = true;
     classify(predictor, pictures, top, [&](const Answer& answer) {
         if (!answer.error.empty()) {
-            std::cerr << "error: " << answer.error << '\n';
+            std::cerr << "error: " << spelt(answer.error) << '\n';
             all_read = false;
         }
         if (arguments.json) {
@@ -197,7 +201,7 @@ void run_bench(const Arguments& arguments) {
                   << '\n';
         return;
     }
-    std::cout << std::fixed << std::setprecision(2) << measured.model << " on openvino " << measured.precision << '\n'
+    std::cout << std::fixed << std::setprecision(2) << spelt(measured.model) << " on openvino " << measured.precision << '\n'
               << "cold start  " << measured.cold_start_ms << " ms, from the process's start to the first answer\n"
               << "latency     " << measured.latency_ms << " ms, median of " << measured.num_latencies << ", batch 1\n"
               << "throughput  " << measured.throughput_per_s << " pictures/s\n";
@@ -226,10 +230,10 @@ int main(int count, char** words) {
     try {
         return anabranch::run({words + 1, words + count});
     } catch (const anabranch::UsageError& error) {
-        std::cerr << "error: " << error.what() << '\n';
+        std::cerr << "error: " << anabranch::spelt(error.what()) << '\n';
         return 2;
     } catch (const std::exception& error) {
-        std::cerr << "error: " << error.what() << '\n';
+        std::cerr << "error: " << anabranch::spelt(error.what()) << '\n';
         return 1;
     }
 }

@@ -14,6 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kMany = 4 * kBatch;  // pictures for each core from which on they go in batches
+constexpr std::size_t kMostReaders = 32;   // each holds a picture as it was taken
 
 std::size_t num_cores() { return std::max(1U, std::thread::hardware_concurrency()); }
 
@@ -32,7 +33,7 @@ public:
           pictures_(pictures),
           batch_(predictor.batch()),
           num_batches_((pictures.size() + batch_ - 1) / batch_) {
-        const std::size_t num_readers = std::min({num_cores(), std::size_t{8}, num_batches_});
+        const std::size_t num_readers = std::min({num_cores(), kMostReaders, num_batches_});
         // Enough that neither side waits for the other on a machine that is shared.
         slots_.resize(std::min(num_readers + 4 * predictor.num_requests(), num_batches_));
         for (Slot& slot : slots_) slot.request = predictor.request();

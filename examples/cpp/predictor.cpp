@@ -45,11 +45,11 @@ fs::path cache_folder() {
     return (caches.empty() ? home / ".cache" : fs::path(caches)) / "anabranch";
 }
 
-ov::AnyMap settings(const std::vector<File>& files, const Engine& engine, Aim aim) {
+ov::AnyMap settings(const std::vector<File>& files, const std::string& precision, const Engine& engine, Aim aim) {
     using ov::hint::PerformanceMode;
     // Without a precision by name OpenVINO takes bf16 wherever the processor has it. What is int8 the graph says.
     ov::AnyMap config{
-        ov::hint::inference_precision(ov::element::f32),
+        ov::hint::inference_precision(precision == "bf16" ? ov::element::bf16 : ov::element::f32),
         ov::hint::performance_mode(aim == Aim::latency ? PerformanceMode::LATENCY : PerformanceMode::THROUGHPUT)};
     if (engine.threads) config.insert(ov::inference_num_threads(*engine.threads));
     const auto size_bytes = std::accumulate(files.begin(), files.end(), std::uintmax_t{0},
@@ -101,9 +101,17 @@ std::string last_line(const std::string& text) {
     return last;
 }
 
+void want_offered(const ov::Core& core, const std::string& precision) {
+    const auto offered = core.get_property("CPU", ov::device::capabilities);
+    if (precision == "bf16" && std::count(offered.begin(), offered.end(), ov::device::capability::BF16) == 0) {
+        throw UsageError("this processor computes no bf16 in OpenVINO; f32 runs everywhere");
+    }
+}
+
 ov::CompiledModel compiled(const fs::path& xml, const fs::path& weights, const Card& card, std::size_t batch,
-                           const ov::AnyMap& config) try {
+                           const std::string& precision, const ov::AnyMap& config) try {
     ov::Core core;
+    want_offered(core, precision);
     const std::shared_ptr<ov::Model> model = core.read_model(xml.string(), weights.string());
     check_graph(*model, card, xml);
     const std::int64_t side = card.preprocess.crop_px;
@@ -136,7 +144,7 @@ Predictor::Predictor(const fs::path& folder, const Engine& engine, Aim aim, std:
                                                ? "int8"
                                                : "f32")),
       batch_(batch) {
-    const std::vector<File>& files = files_for(card_, precision_, folder);
+    const std::vector<File>& files = files_for(card_, precision_ == "bf16" ? "f32" : precision_, folder);
     const std::vector<fs::path> paths = checked_files(folder, files);
     const auto ending = [&](const char* extension) {
         const auto found = std::find_if(paths.begin(), paths.end(),
@@ -144,7 +152,8 @@ Predictor::Predictor(const fs::path& folder, const Engine& engine, Aim aim, std:
         if (found != paths.end()) return *found;
         throw Error((folder / "card.json").string() + " names no " + extension + " file; export it again");
     };
-    compiled_ = compiled(ending(".xml"), ending(".bin"), card_, batch_, settings(files, engine, aim));
+    compiled_ = compiled(ending(".xml"), ending(".bin"), card_, batch_, precision_,
+                         settings(files, precision_, engine, aim));
 }
 
 std::size_t Predictor::num_requests() const { return compiled_.get_property(ov::optimal_number_of_infer_requests); }

@@ -1,4 +1,4 @@
-// An artefact on OpenVINO's CPU engine, in f32 or int8: uint8 pixels (N, S, S, 3) in, the best classes out.
+// An artefact on OpenVINO's CPU engine, in f32, bf16 or int8: uint8 pixels (N, S, S, 3) in, the best classes out.
 #pragma once
 
 #include <filesystem>

@@ -22,8 +22,21 @@ class Column(NamedTuple):
 
 def print_json(value: Any) -> None:
     """As it is where standard output takes any character, elsewhere with the escapes of JSON."""
+    print(_as_json(value))
+
+
+def print_json_list(values: Iterable[Any]) -> None:
+    """`print_json` of their list, each as it comes, so that no more than one is held."""
+    before = "["
+    for value in values:
+        print(before, "  " + _as_json(value).replace("\n", "\n  "), sep="\n", end="")
+        before = ","
+    print("[]" if before == "[" else "\n]")
+
+
+def _as_json(value: Any) -> str:
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(value, indent=2, ensure_ascii=not unicode))
+    return json.dumps(value, indent=2, ensure_ascii=not unicode)
 
 
 def csv_output() -> TextIO:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from anabranch.checkpoints.convert import convert
 from anabranch.errors import CheckpointError, UnknownName, UsageError, WeightsMismatch
 from anabranch.images.preprocess import Preprocess
-from anabranch.nets.load import Trained, load_trained, save_trained
+from anabranch.nets.load import About, Trained, load_trained, save_trained
 
 
 def same(met, wanted) -> None:
@@ -84,19 +84,21 @@ def test_our_own_file_gets_the_input_and_the_classes_of_the_weights_it_is_like(t
         convert(source, tmp_path / "ours.safetensors", to="anabranch")
     convert(source, tmp_path / "ours.safetensors", to="anabranch", like="resnet18.gluon_in1k")
     trained = load_trained(tmp_path / "ours.safetensors")
-    assert (trained.name, trained.licence, trained.preprocess.resampler) == (
+    assert (trained.about.name, trained.about.licence, trained.about.preprocess.resampler) == (
         "resnet18.gluon_in1k", "Apache-2.0", "pillow-bicubic")  # fmt: skip
-    assert trained.class_names[0] == "tench"
+    assert trained.about.class_names[0] == "tench"
 
 
 @pytest.fixture
 def own(tmp_path, small_net):
     trained = Trained(
-        net=small_net("seresnet18d_paddle"),
-        name="mine",
-        licence="CC0-1.0",
-        class_names=tuple(f"class {index}" for index in range(1000)),
-        preprocess=Preprocess(crop_px=32, resize_px=32),
+        small_net("seresnet18d_paddle"),
+        About(
+            name="mine",
+            licence="CC0-1.0",
+            class_names=tuple(f"class {index}" for index in range(1000)),
+            preprocess=Preprocess(crop_px=32, resize_px=32),
+        ),
     )
     save_trained(tmp_path / "mine.safetensors", trained)
     return tmp_path / "mine.safetensors"

@@ -14,7 +14,7 @@ from anabranch.checkpoints.identify import identify, published
 from anabranch.errors import WeightsMismatch
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.dialects import DIALECTS
-from anabranch.nets.load import Trained, save_trained
+from anabranch.nets.load import About, Trained, save_trained
 from anabranch.nets.net import build
 from anabranch.nets.spelling import to_theirs
 
@@ -119,11 +119,10 @@ def test_how_much_of_a_hash_is_published_is_told_with_the_weights(saved, monkeyp
 def test_the_result_of_a_training_run_says_itself_what_it_is(tmp_path):
     spec = Arch(depths=(1, 1), width=8, stem=(8,), stem_stride=1, squeeze=4)
     trained = Trained(
-        net=build(spec, num_classes=2),
-        name="mine",
-        licence="CC0-1.0",
-        class_names=("cat", "dog"),
-        preprocess=Preprocess(crop_px=32, resize_px=32),
+        build(spec, num_classes=2),
+        About(
+            name="mine", licence="CC0-1.0", class_names=("cat", "dog"), preprocess=Preprocess(crop_px=32, resize_px=32)
+        ),
     )
     save_trained(tmp_path / "mine.safetensors", trained)
     (met,) = identify(tmp_path / "mine.safetensors").candidates

@@ -8,7 +8,7 @@ from anabranch.arch import Arch, arch
 from anabranch.checkpoints.load import load
 from anabranch.errors import CheckpointError, UsageError, WeightsMismatch
 from anabranch.images.preprocess import Preprocess
-from anabranch.nets.load import Trained, save_trained
+from anabranch.nets.load import About, Trained, save_trained
 from anabranch.nets.net import build
 
 PICTURES = torch.randn(2, 3, 65, 71, generator=torch.Generator().manual_seed(0))
@@ -100,11 +100,10 @@ def own(tmp_path):
     """The result of a run: a squeezed net, which another zoo's spelling of the plain one would do half of."""
     spec = Arch(depths=(1, 1), width=8, squeeze=4)
     trained = Trained(
-        net=build(spec, num_classes=2),
-        name="mine",
-        licence="CC0-1.0",
-        class_names=("cat", "dog"),
-        preprocess=Preprocess(crop_px=32, resize_px=32),
+        build(spec, num_classes=2),
+        About(
+            name="mine", licence="CC0-1.0", class_names=("cat", "dog"), preprocess=Preprocess(crop_px=32, resize_px=32)
+        ),
     )
     save_trained(tmp_path / "mine.safetensors", trained)
     return tmp_path / "mine.safetensors"

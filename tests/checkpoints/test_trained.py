@@ -27,7 +27,7 @@ def own(tmp_path):
 
 
 def test_a_file_of_ours_brings_its_own_classes_and_licence(own):
-    met = open_trained(own)
+    _, met = open_trained(own)
     assert (met.name, met.licence, met.class_names) == ("mine", "CC0-1.0", ("cat", "dog"))
 
 
@@ -47,7 +47,7 @@ def test_what_does_not_go_with_a_file_of_ours_is_not_passed_over(own, asked, err
 
 def test_a_file_may_be_like_weights_that_are_spelled_in_another_way(saved):
     path = saved("resnext50_32x4d", "timm")
-    assert open_trained(path, like="resnext50_32x4d.paddle_in1k").preprocess.rounding == "paddleclas"
+    assert open_trained(path, like="resnext50_32x4d.paddle_in1k").about.preprocess.rounding == "paddleclas"
 
 
 def test_a_file_of_unknown_weights_is_told_which_command_says_what_they_are_like(saved):

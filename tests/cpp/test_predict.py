@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -19,9 +20,11 @@ import pytest
 from PIL import Image
 
 from anabranch.artefact import read_card, sha256
+from anabranch.engines import openvino
 from anabranch.errors import Error
 from anabranch.pack import pack
 from anabranch.runtimes import builtin, open_model
+from anabranch.runtimes.openvino import offered_precisions
 from anabranch.runtimes.pipeline import classify
 
 pytestmark = pytest.mark.cpp
@@ -102,12 +105,44 @@ def test_int8_is_taken_where_the_artefact_has_no_f32(predict, packed, with_card,
     assert_same_answers(answers(predict(folder, *jpegs[:3], "--json")), folder, jpegs[:3], precision="int8")
 
 
+def test_bf16_is_computed_of_the_files_of_f32_where_the_processor_has_it(predict, packed, jpegs):
+    done = predict(packed.folder, *jpegs[:3], "--json", "--precision", "bf16")
+    if "bf16" not in offered_precisions(openvino().Core()):
+        assert (done.returncode, b"this processor computes no bf16" in done.stderr) == (2, True)
+        return
+    exact = answers(predict(packed.folder, *jpegs[:3], "--json"))
+    python = classify(open_model(packed.folder, precision="bf16"), jpegs[:3])
+    for met, near, wanted in zip(answers(done), exact, python, strict=True):
+        assert met != near
+        of_class = {guess.class_index: guess.probability for guess in wanted.guesses}
+        assert {guess["class"]: guess["probability"] for guess in met["guesses"]} == pytest.approx(of_class, abs=2e-3)
+
+
 def test_a_block_shows_each_guess_in_percent(predict, packed, jpegs):
     done = predict(packed.folder, jpegs[0], "--top", 2)
     best = next(iter(classify(open_model(packed.folder), jpegs[:1], top=2))).guesses
     name, *lines = done.stdout.decode().splitlines()
     assert name == str(jpegs[0])
     assert [line.split() for line in lines] == [[guess.label, f"{100 * guess.probability:.2f}", "%"] for guess in best]
+
+
+def test_no_name_gives_orders_to_a_terminal(predict, packed, with_card, jpegs, tmp_path):
+    labels = "\x1b[2Jgone\x9b \u202e\ttabbed\nb\nc\nd\ne\n".encode()
+
+    def change(card):
+        card["labels"]["sha256"] = hashlib.sha256(labels).hexdigest()
+
+    folder = with_card(packed.folder, change)
+    (folder / "labels.txt").write_bytes(labels)
+    names = ["\x1b]0;title\x07.jpg", os.fsdecode(b"\xff.jpg")]
+    for name in names:
+        shutil.copy(jpegs[0], tmp_path / name)
+    done = predict(folder, *(tmp_path / name for name in names), tmp_path / "\x1b[31mlacking.jpg")
+    assert done.returncode == 1
+    assert not {*done.stdout, *done.stderr} & {*range(9), *range(11, 32), 0x7F}
+    for told in (r"\x1b]0;title\x07.jpg", r"\udcff.jpg", "\\x1b[2Jgone\\x9b \\u202e\ttabbed"):
+        assert told in done.stdout.decode()
+    assert r"\x1b[31mlacking.jpg: no such file" in done.stderr.decode()
 
 
 @pytest.fixture
@@ -124,6 +159,10 @@ def folder_of_pictures(tmp_path, jpegs) -> Path:
         "z-y/3.jpg",
         ".hidden.jpg",
         ".h/4.jpg",
+        "in two\r lines.jpg",
+        "in two\n lines.jpg",
+        os.fsdecode(b"no text: \xe2\x82 \xc0\x80 \xed\xa0\x80 \xff.jpg"),
+        "\x1b[31mred\x1b[0m.jpg",
     ]
     for place, jpeg in zip(places, jpegs, strict=False):
         (root / place).parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from anabranch.card import Card, Graph
 from anabranch.errors import ArtefactError, ExportError, UsageError
 from anabranch.export.tensorrt import write_tensorrt
 from anabranch.images.preprocess import Preprocess
-from anabranch.nets.load import Trained, save_trained
+from anabranch.nets.load import About, Trained, save_trained
 from anabranch.nets.net import Net, build
 from anabranch.pack import pack
 from anabranch.runtimes import open_model
@@ -49,7 +49,7 @@ def made(tmp_path_factory, shake) -> Made:
     net = shake(build(Arch(depths=(2, 1, 1), width=16, stem=(8, 8, 16), **ideas), num_classes=len(LABELS)))
     folder = tmp_path_factory.mktemp("edge")
     told = {"name": "tiny", "licence": "CC0-1.0", "class_names": LABELS}
-    save_trained(folder / "tiny.safetensors", Trained(net=net, preprocess=PREPROCESS, **told))
+    save_trained(folder / "tiny.safetensors", Trained(net, About(preprocess=PREPROCESS, **told)))
     words = [word for name in FORMATS for word in ("--format", name)]
     command = [sys.executable, "-m", "anabranch", "export", str(folder / "tiny.safetensors"), *words]
     done = subprocess.run([*command, "-o", str(folder / "out")], capture_output=True, text=True, check=False)

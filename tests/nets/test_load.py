@@ -10,7 +10,7 @@ import torch
 from anabranch.arch import Arch, Quirk
 from anabranch.errors import CheckpointError
 from anabranch.images.preprocess import Preprocess
-from anabranch.nets.load import Trained, load_strictly, load_trained, save_trained
+from anabranch.nets.load import About, Trained, load_strictly, load_trained, save_trained
 from anabranch.nets.net import build
 from anabranch.nets.store import read_tensors, write_tensors
 
@@ -29,13 +29,13 @@ INPUT = Preprocess(
 @pytest.fixture
 def trained() -> Trained:
     net = build(ARCH, num_classes=3).eval()
-    return Trained(net=net, name="mine", licence="MIT", class_names=("a", "b", "ü"), preprocess=INPUT)
+    return Trained(net, About(name="mine", licence="MIT", class_names=("a", "b", "ü"), preprocess=INPUT))
 
 
 def test_a_trained_net_comes_back_whole(trained: Trained, tmp_path: Path) -> None:
     save_trained(tmp_path / "m.safetensors", trained)
     again = load_trained(tmp_path / "m.safetensors")
-    assert (again.name, again.licence, again.class_names, again.preprocess) == ("mine", "MIT", ("a", "b", "ü"), INPUT)
+    assert again.about == About(name="mine", licence="MIT", class_names=("a", "b", "ü"), preprocess=INPUT)
     assert again.net.arch == ARCH
     assert not again.net.training
     x = torch.randn(2, 3, 40, 36)
@@ -45,9 +45,9 @@ def test_a_trained_net_comes_back_whole(trained: Trained, tmp_path: Path) -> Non
 def test_a_net_of_several_labels_a_picture_says_so_in_its_file(trained: Trained, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_trained(path, trained)
-    assert not load_trained(path).multi_label
-    save_trained(path, replace(trained, multi_label=True))
-    assert load_trained(path).multi_label
+    assert not load_trained(path).about.multi_label
+    save_trained(path, trained._replace(about=replace(trained.about, multi_label=True)))
+    assert load_trained(path).about.multi_label
     tensors, about = read_tensors(path)
     write_tensors(path, tensors, {**about, "multi_label": "yes"})
     with pytest.raises(CheckpointError, match="yes is neither true nor false"):

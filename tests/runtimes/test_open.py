@@ -112,6 +112,39 @@ def test_a_provider_that_is_not_here_is_no_reason_to_take_the_cpu_in_silence(pac
         open_model(packed.folder, engine=engine)
 
 
+def test_what_tensorrt_builds_is_kept_for_the_graph_and_no_other(packed, folder, tmp_path, monkeypatch):
+    """Its library is not here: the session is the processor's, and what TensorRT would be told is looked at."""
+    monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path / "cache"))
+    session, met = onnxruntime.InferenceSession, []
+
+    class Told(session):
+        def __init__(self, path, options, providers):
+            met.append(dict(each for each in providers if isinstance(each, tuple))["TensorrtExecutionProvider"])
+            super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self):
+            return ["TensorrtExecutionProvider"]
+
+        def run(self, outputs, given):
+            met.append(len(given["pixels"]))
+            return super().run(outputs, given)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Told)
+    model = onnx.load(folder / "f32.onnx")
+    model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
+    describe_anew(folder, "f32.onnx", model.SerializeToString())
+    for place, precision in ((packed.folder, "f32"), (packed.folder, "f16"), (folder, "f32")):
+        open_model(place, engine="onnxruntime-tensorrt", precision=precision)
+    f32, f16, others = (each for each in met if isinstance(each, dict))
+    assert [each for each in met if isinstance(each, int)] == 3 * [1, 8], "so that it is built as it is opened"
+    assert f16 == f32 | {"trt_fp16_enable": "1"}
+    assert (f32["trt_engine_cache_enable"], f32["trt_timing_cache_enable"]) == ("1", "1")
+    kept = {each["trt_engine_cache_path"] for each in (f32, others)}
+    assert len(kept) == 2
+    assert all(Path(each).is_dir() and Path(each).is_relative_to(tmp_path / "cache") for each in kept)
+
+
 def test_an_engine_that_the_artefact_has_no_files_for_is_said(folder):
     card = json.loads((folder / "card.json").read_text())
     del card["graphs"]["onnx"]

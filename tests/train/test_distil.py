@@ -16,7 +16,7 @@ from anabranch.catalogue.classes import imagenet_1k
 from anabranch.engines import openvino
 from anabranch.errors import DatasetError, RecipeError
 from anabranch.images.preprocess import Preprocess
-from anabranch.nets.load import Trained, save_trained
+from anabranch.nets.load import About, Trained, save_trained
 from anabranch.nets.net import build
 from anabranch.train.distil import NetTeacher, distilled, open_teacher
 from anabranch.train.losses import js, kl
@@ -64,7 +64,7 @@ def pixels() -> np.ndarray:
 def checkpoint(packed, tmp_path_factory) -> Path:
     """The packed net as training would have written it."""
     path = tmp_path_factory.mktemp("teacher") / "model.safetensors"
-    trained = Trained(net=packed.net, name="tiny", licence="CC0-1.0", class_names=CLASSES, preprocess=OWN)
+    trained = Trained(packed.net, About(name="tiny", licence="CC0-1.0", class_names=CLASSES, preprocess=OWN))
     save_trained(path, trained)
     return path
 
@@ -201,7 +201,7 @@ def test_a_checkpoint_is_where_the_name_leads(checkpoint, packed, pixels) -> Non
 def test_wordnet_ids_are_as_good_as_imagenets_words(packed, tmp_path) -> None:
     ids, words = zip(*imagenet_1k()[:5], strict=True)
     path = tmp_path / "model.safetensors"
-    save_trained(path, Trained(net=packed.net, name="tiny", licence="CC0-1.0", class_names=words, preprocess=OWN))
+    save_trained(path, Trained(packed.net, About(name="tiny", licence="CC0-1.0", class_names=words, preprocess=OWN)))
     x = torch.zeros(1, 3, 33, 33)
     with torch.no_grad():
         torch.testing.assert_close(open_teacher(recipe(path), ids, CPU).logits(x), packed.net(x), rtol=0, atol=0)
@@ -213,7 +213,7 @@ def test_a_net_has_the_hash_of_its_weights_wherever_they_lie(packed, checkpoint,
     net = copy.deepcopy(packed.net)
     with torch.no_grad():
         net.head.bias[0] += 1
-    save_trained(changed, Trained(net=net, name="tiny", licence="CC0-1.0", class_names=CLASSES, preprocess=OWN))
+    save_trained(changed, Trained(net, About(name="tiny", licence="CC0-1.0", class_names=CLASSES, preprocess=OWN)))
     first, same, other = (open_teacher(recipe(path), CLASSES, CPU).sha256() for path in (checkpoint, moved, changed))
     assert first == same != other
 

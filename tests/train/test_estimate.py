@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from anabranch.train.estimate import Estimate, Parts, Plan, Timed, device_name, estimate
+from anabranch.train.estimate import Estimate, Parts, Timed, estimate
+from anabranch.train.plan import Plan
 from anabranch.train.tables import Data, Input, Optimise, Recipe, Run, Source
+from anabranch.train.team import device_name
 
 CPU = torch.device("cpu")
 

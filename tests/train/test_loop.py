@@ -26,14 +26,13 @@ from anabranch.errors import CheckpointError, DatasetError, ImageError, RecipeEr
 from anabranch.images.labelled import open_labelled
 from anabranch.nets.load import load_trained
 from anabranch.nets.store import read_tensors
-from anabranch.train.data import Share
-from anabranch.train.loop import rehearse, train
+from anabranch.train.loop import train
 from anabranch.train.recipe import read_recipe
 from anabranch.train.score import Answers, answers
-from anabranch.train.student import Student
 from anabranch.train.tables import Recipe
 from anabranch.train.team import Team
 
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 STEPS_PER_EPOCH = 4  # 70 pictures in batches of 16, the rest left out
 
 
@@ -54,8 +53,8 @@ def test_the_net_learns_and_its_result_says_so(tiny: Path, tmp_path: Path) -> No
     with torch.inference_mode():
         right = (trained.net(x).argmax(1).numpy() == data.labels).mean()
     assert history[-1]["top1"] == pytest.approx(100 * right)
-    assert trained.class_names == ("left", "right")
-    assert (trained.name, trained.licence) == ("tiny", "CC0-1.0")
+    assert trained.about.class_names == ("left", "right")
+    assert (trained.about.name, trained.about.licence) == ("tiny", "CC0-1.0")
 
 
 def _run(recipe: Path, folder: Path, *words: str, processes: int) -> subprocess.Popen[bytes]:
@@ -67,10 +66,23 @@ def _run(recipe: Path, folder: Path, *words: str, processes: int) -> subprocess.
     with folder.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(
             command,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            env=ENVIRONMENT,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
+
+
+def _two(script: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """The program in two processes of one team."""
+    script.write_text(code)
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
 
 
 def _tensors(path: Path) -> dict[str, bytes]:
@@ -120,8 +132,8 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(tiny: Path, t
 @pytest.mark.slow
 def test_hosts_that_do_not_share_the_runs_folder_do_not_go_on_with_it(tiny: Path, tmp_path: Path) -> None:
     assert _run(tiny, tmp_path / "host0", "--smoke", processes=2).wait() == 0
-    script = tmp_path / "host.py"
-    script.write_text(
+    done = _two(
+        tmp_path / "host.py",
         f"""
 import os
 from pathlib import Path
@@ -129,14 +141,7 @@ from anabranch.train.loop import train
 from anabranch.train.recipe import read_recipe
 folder = Path({str(tmp_path)!r}) / f"host{{os.environ['RANK']}}"
 train(read_recipe(Path({str(tiny)!r}), smoke=True), folder, resume=True)
-"""
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
+""",
     )
     assert done.returncode != 0
     for host in ("host0", "host1"):
@@ -186,8 +191,8 @@ def test_a_run_stopped_within_an_epoch_forgets_no_unreadable_picture_of_any_proc
     for name in broken:
         (tmp_path / "set" / name).write_bytes(b"no picture")
     told = [*spoilt, "optimise.batch=4", "data.unreadable=0.5", "optimise.epochs=1", "run.checkpoint_steps=4"]
-    script = tmp_path / "stopped.py"
-    script.write_text(
+    done = _two(
+        tmp_path / "stopped.py",
         f"""
 from pathlib import Path
 from anabranch.train.loop import train
@@ -196,11 +201,9 @@ def stop(told):
     if told.get("step") == 5:
         raise KeyboardInterrupt
 train(read_recipe(Path({str(tiny)!r}), overrides={told!r}), Path({str(tmp_path / "run")!r}), report=stop)
-"""
+""",
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    assert subprocess.run(launch, env=environment, capture_output=True, check=False).returncode != 0
+    assert done.returncode != 0
     assert read_tensors(tmp_path / "run/last.safetensors")[1]["progress"]["step"] == 4
     words = [word for each in told for word in ("--set", each)]
     assert _run(tiny, tmp_path / "run", *words, processes=2).wait() == 0, (tmp_path / "run.log").read_text()
@@ -463,7 +466,8 @@ def test_a_run_that_is_not_done_is_a_net_too(tiny: Path, tmp_path: Path) -> None
         train(read_recipe(tiny), tmp_path / "run", report=stop)
     last = tmp_path / "run/last.safetensors"
     trained = load_trained(last)
-    assert (trained.name, trained.class_names, trained.preprocess.crop_px) == ("tiny-step-6", ("left", "right"), 12)
+    about = trained.about
+    assert (about.name, about.class_names, about.preprocess.crop_px) == ("tiny-step-6", ("left", "right"), 12)
     mean = {name.removeprefix("ema/"): value for name, value in read_tensors(last)[0].items() if "ema/" in name}
     for net in (trained.net, load(last)):
         assert _equal(net.state_dict(), mean)
@@ -524,10 +528,9 @@ def _ended(
     """A run that is sent signals as it does a step, saves after it, or tells of it."""
     script = folder.with_suffix(".py")
     script.write_text(ENDED)
-    told = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "SIGNALS": signals, "BEFORE": before}
     return subprocess.run(
         [sys.executable, script, tiny, folder, moment, str(step)],
-        env={**os.environ, **told},
+        env={**ENVIRONMENT, "SIGNALS": signals, "BEFORE": before},
         capture_output=True,
         text=True,
         check=False,
@@ -573,8 +576,8 @@ def test_a_signal_does_what_it_did_before_once_the_step_is_kept(
 def test_when_one_process_is_told_to_end_all_of_them_keep_the_same_step(tiny: Path, tmp_path: Path) -> None:
     """The one that heard of it must tell the others, which would wait for it in their next step."""
     words = ["run.checkpoint_steps=1000", "optimise.epochs=3"]
-    script = tmp_path / "ended.py"
-    script.write_text(
+    done = _two(
+        tmp_path / "ended.py",
         f"""
 import os, signal
 from pathlib import Path
@@ -592,11 +595,8 @@ def told(self, share, number, lr):
 Student.step = told
 with Stopping() as stopping:
     train(read_recipe(Path({str(tiny)!r}), overrides={words!r}), Path({str(tmp_path / "run")!r}), stopping=stopping)
-"""
+""",
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(launch, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "KeyboardInterrupt" in done.stderr
     assert read_tensors(tmp_path / "run/last.safetensors")[1]["progress"]["step"] == 6
@@ -610,8 +610,8 @@ with Stopping() as stopping:
 @pytest.mark.slow
 def test_where_one_process_is_spoilt_all_of_them_end_with_a_sentence(tiny: Path, tmp_path: Path) -> None:
     """In its norms' statistics, of which each has its own: the leading process alone would not see it."""
-    script = tmp_path / "spoilt.py"
-    script.write_text(
+    done = _two(
+        tmp_path / "spoilt.py",
         f"""
 import math, os
 from pathlib import Path
@@ -631,11 +631,8 @@ try:
     train(read_recipe(Path({str(tiny)!r}), overrides=["run.checkpoint_steps=1"]), Path({str(tmp_path / "run")!r}))
 except RecipeError as error:
     print("refused:", error, flush=True)
-"""
+""",
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(launch, env=environment, capture_output=True, text=True, check=False, timeout=300)
     told = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
     assert (done.returncode, len(told)) == (0, 2), done.stderr
     assert any("in another process there are values" in line for line in told)
@@ -965,47 +962,6 @@ def test_a_run_may_be_shown_larger_pictures_as_it_goes_on(tiny: Path, tmp_path: 
     assert _tensors(train(recipe, tmp_path / "halves", resume=True)) == _tensors(whole)
 
 
-def test_a_rehearsal_says_what_a_run_takes_and_writes_nothing(tiny: Path, tmp_path: Path) -> None:
-    found = rehearse(read_recipe(tiny), tmp_path / "run")
-    assert found.plan.steps == 3 * STEPS_PER_EPOCH
-    assert found.plan.num_pictures == 70
-    assert 0 < found.epoch_seconds < found.run_seconds
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("sides", "tried"), [("[[2, 8]]", {12, 8}), ("[[0, 8], [1, 12]]", {12, 8}), ("[[0, 8]]", {8}), ("[]", {12})]
-)
-def test_a_rehearsal_tries_every_side_that_pictures_will_have(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sides: str, tried: set[int]
-) -> None:
-    met = []
-    step = Student.step
-
-    def noted(student: Student, share: Share, number: int, lr: float) -> float:
-        met.append(share.pixels.shape[1])
-        return step(student, share, number, lr)
-
-    monkeypatch.setattr(Student, "step", noted)
-    told = [f"augment.side_px={sides}", "augment.crop='random-resized'", "augment.pad_px=0"]
-    found = rehearse(read_recipe(tiny, overrides=told), tmp_path / "run")
-    assert set(met) == tried
-    assert met[0] == max(tried)  # whose memory and step are told
-    assert (found.mean_step == found.whole) == (len(tried) == 1)
-
-
-def test_a_rehearsals_test_keeps_every_worker_busy(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def noted(*told: Any, at_once: int) -> Answers:
-        asked.append(at_once)
-        return answers(*told, at_once=at_once)
-
-    monkeypatch.setattr("anabranch.train.loop.answers", noted)
-    rehearse(read_recipe(tiny, overrides=["run.workers=4"]), tmp_path / "run")
-    assert set(asked) == {256 // 8}
-
-
 @pytest.mark.parametrize(("result", "times"), [("last", 3), ("best", 4), ("average", 4)])
 def test_the_last_epochs_answers_are_not_asked_for_twice(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: str, times: int
@@ -1028,17 +984,6 @@ def test_the_last_epochs_answers_are_not_asked_for_twice(
         with torch.inference_mode():
             wanted = load_trained(path).net((pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
         np.testing.assert_allclose(written["logits"], wanted.numpy(), rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("kept", [["run.keep=3"], ["run.result=best"]])
-def test_the_disk_that_a_rehearsal_tells_is_what_a_run_takes(tiny: Path, tmp_path: Path, kept: list[str]) -> None:
-    wide = ["arch.width=32", "arch.group_width=64", "optimise.steps_per_epoch=1"]
-    recipe = read_recipe(tiny, overrides=[*wide, *kept])
-    found = rehearse(recipe, tmp_path / "run")
-    train(recipe, tmp_path / "run")
-    left = {path.name: path.stat().st_size for path in (tmp_path / "run").iterdir()}
-    beside = left["last.safetensors"] + left.get("epoch-0003.safetensors", 0)  # each is written beside what goes
-    assert found.disk_bytes == pytest.approx(sum(left.values()) + beside, rel=0.05)
 
 
 def test_the_rate_scaled_to_the_batch_is_told_before_the_first_step(tiny: Path, tmp_path: Path) -> None:

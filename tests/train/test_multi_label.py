@@ -18,8 +18,9 @@ from anabranch.images.labelled import open_labelled
 from anabranch.nets.load import load_trained
 from anabranch.nets.store import read_tensors
 from anabranch.train.augment import mixed
-from anabranch.train.loop import rehearse, train
+from anabranch.train.loop import train
 from anabranch.train.recipe import read_recipe
+from anabranch.train.rehearse import rehearse
 from anabranch.train.score import answers
 from anabranch.train.sets import open_sets
 from anabranch.train.tables import Augment
@@ -68,7 +69,7 @@ def test_the_net_learns_every_class_and_its_figures_are_those_of_the_definitions
     assert last["pictures"] == 31
     assert last["map"] > 95
     assert "top1" not in last
-    assert (trained.class_names, trained.multi_label) == (("left", "right"), True)
+    assert (trained.about.class_names, trained.about.multi_label) == (("left", "right"), True)
     with np.load(tmp_path / "run/answers.npz") as held:
         assert np.array_equal(held["labels"], shown)
         np.testing.assert_allclose(held["logits"], logits, rtol=1e-4, atol=1e-4)

@@ -14,7 +14,7 @@ from anabranch.engines import openvino
 from anabranch.errors import RecipeError
 from anabranch.images.labelled import open_labelled
 from anabranch.images.preprocess import Preprocess
-from anabranch.nets.load import Trained, load_trained, save_trained
+from anabranch.nets.load import About, Trained, load_trained, save_trained
 from anabranch.train.features import pace
 from anabranch.train.probe import probe, train_probe
 from anabranch.train.recipe import read_recipe
@@ -46,13 +46,13 @@ def test_a_probe_gives_a_net_whose_answers_are_the_score_it_says(net, coloured, 
     probed = probe(recipe, Probe(weight_decay=(1e-3, 1e-2)), net, sets, cache=kept, report=done.append)
 
     save_trained(tmp_path / "model.safetensors", probed.trained)
-    trained = load_trained(tmp_path / "model.safetensors")
-    assert (trained.name, trained.licence, trained.class_names) == ("red-or-blue", "CC0-1.0", ("blue", "red"))
-    assert trained.preprocess == INPUT
+    trained, about = load_trained(tmp_path / "model.safetensors")
+    assert (about.name, about.licence, about.class_names) == ("red-or-blue", "CC0-1.0", ("blue", "red"))
+    assert about.preprocess == INPUT
     pixels = np.stack([INPUT(tested.picture(i)) for i in range(COUNT)])  # the oracle: plain arithmetic in torch
     x = torch.from_numpy(((pixels / 255 - INPUT.mean) / INPUT.std).transpose(0, 3, 1, 2).astype(np.float32))
     with torch.inference_mode():
-        right = int((trained.net(x).argmax(1).numpy() == tested.labels).sum())
+        right = int((trained(x).argmax(1).numpy() == tested.labels).sum())
     assert probed.score.top1_right == right
     assert right > 0.9 * COUNT
     assert (probed.score.num_pictures, probed.score.top5_right) == (COUNT, COUNT)
@@ -67,7 +67,7 @@ def test_a_probe_gives_a_net_whose_answers_are_the_score_it_says(net, coloured, 
 @pytest.fixture
 def recipe(net, coloured, write_coloured, tmp_path) -> Path:
     """The path of a recipe that begins from weights for seven other classes."""
-    trained = Trained(net=net, name="seven", licence="CC0-1.0", class_names=tuple("abcdefg"), preprocess=INPUT)
+    trained = Trained(net, About(name="seven", licence="CC0-1.0", class_names=tuple("abcdefg"), preprocess=INPUT))
     save_trained(tmp_path / "seven.safetensors", trained)
     tested = write_coloured(tmp_path / "tested", seed=9)
     spec = "".join(f"{key} = {json.dumps(value)}\n" for key, value in arch_to_json(net.arch).items())
@@ -91,7 +91,7 @@ def test_a_recipe_with_a_probe_begins_from_weights_and_leaves_a_run(recipe, tmp_
     monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path / "cache"))
     words = {"overrides": [], "smoke": False, "resume": False, "dry_run": False, "json": False}
     assert run(str(recipe), out=str(tmp_path / "run"), **words) == 0
-    assert load_trained(tmp_path / "run/model.safetensors").class_names == ("blue", "red")
+    assert load_trained(tmp_path / "run/model.safetensors").about.class_names == ("blue", "red")
     told = capsys.readouterr().out
     (history,) = map(json.loads, (tmp_path / "run/history.jsonl").read_text().splitlines())
     assert f"top-1 {history['top1']:6.2f} %" in told

@@ -13,7 +13,7 @@ from anabranch.arch import arch as row
 from anabranch.errors import CheckpointError, DatasetError, RecipeError, UnknownName, WeightsMismatch
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.dialects import DIALECTS
-from anabranch.nets.load import Trained, save_trained
+from anabranch.nets.load import About, Trained, save_trained
 from anabranch.nets.net import Net, build
 from anabranch.nets.spelling import to_theirs
 from anabranch.nets.store import write_tensors
@@ -40,7 +40,7 @@ def trained(tmp_path: Path, shake) -> tuple[Path, Net]:
     other = shake(build(SPEC, num_classes=3))
     path = tmp_path / "model.safetensors"
     preprocess = Preprocess(crop_px=33, resize_px=33, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
-    save_trained(path, Trained(net=other, name="tiny", licence="CC0-1.0", class_names=NAMES, preprocess=preprocess))
+    save_trained(path, Trained(other, About(name="tiny", licence="CC0-1.0", class_names=NAMES, preprocess=preprocess)))
     return path, other
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -147,9 +148,9 @@ def test_a_killed_run_is_gone_on_with_and_no_picture_comes_twice(anabranch, pack
     refused = anabranch(*arguments, tmp_path / "out.csv")
     assert (refused.status, "--resume goes on with them" in refused.err) == (2, True)
     other = anabranch(*arguments, tmp_path / "out.csv", "--resume", "--top", 2)
-    assert (other.status, "another model or other options" in other.err) == (2, True)
+    assert (other.status, "another model, other pictures or other options" in other.err) == (2, True)
     scaled = anabranch(*arguments, tmp_path / "out.csv", "--resume", "--scaled-decode")
-    assert (scaled.status, "another model or other options" in scaled.err) == (2, True)
+    assert (scaled.status, "another model, other pictures or other options" in scaled.err) == (2, True)
     before = kept[0].read_bytes().count(b"\n") - 1
     done = anabranch(*arguments, tmp_path / "out.csv", "--resume")
     assert f"holds {before} rows" in done.err
@@ -196,6 +197,27 @@ def test_what_is_named_in_other_words_or_twice_is_gone_on_with(
     assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
 
 
+def test_the_rows_of_another_folder_are_not_gone_on_with(anabranch, packed, photos, tmp_path, stopped_at) -> None:
+    shutil.copytree(photos, tmp_path / "others")
+    words = ["-m", packed.folder, "--csv", tmp_path / "out.csv"]
+    stopped_at(1, lambda: anabranch("classify", photos, *words))
+    for sources in (["others"], [photos, "others"], [photos / "deep"]):
+        done = anabranch("classify", *(tmp_path / each for each in sources), *words, "--resume")
+        assert (done.status, "another model, other pictures" in done.err) == (2, True)
+    assert anabranch("classify", f"{photos}/", *words, "--resume").status == 0
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 4
+
+
+def test_what_came_and_went_before_a_run_goes_on_is_told(anabranch, packed, photos, tmp_path, stopped_at) -> None:
+    words = ["classify", photos, "-m", packed.folder, "--csv", tmp_path / "out.csv"]
+    stopped_at(2, lambda: anabranch(*words))
+    (photos / "a.png").rename(photos / "z.png")
+    done = anabranch(*words, "--resume")
+    assert f"keeps the rows of 1 picture asked for before and not now, {photos / 'a.png'} the first" in done.err
+    rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))[1:]
+    assert [Path(row[0]).name for row in rows] == ["a.png", "b.png", "z.png", "c.png"]
+
+
 def test_rows_of_another_graph_of_the_same_net_are_not_gone_on_with(
     anabranch, packed, photos, tmp_path, stopped_at
 ) -> None:
@@ -205,7 +227,7 @@ def test_rows_of_another_graph_of_the_same_net_are_not_gone_on_with(
     words = ["classify", photos, "--csv", tmp_path / "out.csv", "-m"]
     stopped_at(1, lambda: anabranch(*words, packed.folder))
     done = anabranch(*words, tmp_path / "halved", "--resume")
-    assert (done.status, "another model or other options" in done.err) == (2, True)
+    assert (done.status, "another model, other pictures or other options" in done.err) == (2, True)
 
 
 def test_scaled_decoding_answers_for_the_pixels_of_a_smaller_jpeg(anabranch, packed, tmp_path) -> None:
@@ -306,11 +328,13 @@ def test_what_was_asked_wrongly_is_one_line_and_status_2(anabranch, packed, phot
 
 
 def test_a_checkpoint_is_exported_once_and_answers(anabranch, packed, photos, tmp_path, monkeypatch) -> None:
-    from anabranch.nets.load import Trained, save_trained
+    from anabranch.nets.load import About, Trained, save_trained
 
     monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "net.safetensors"
-    save_trained(path, Trained(net=packed.net, name="mine", licence="MIT", class_names=tuple(LABELS), preprocess=INPUT))
+    save_trained(
+        path, Trained(packed.net, About(name="mine", licence="MIT", class_names=tuple(LABELS), preprocess=INPUT))
+    )
     made = set()
     for _ in range(2):
         done = anabranch("classify", photos / "a.png", "-m", path, "--json")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from anabranch import cli
 from anabranch.export.write import FORMATS
-from anabranch.nets.load import Trained, save_trained
+from anabranch.nets.load import About, Trained, save_trained
 from anabranch.runtimes import open_model
 
 
@@ -17,7 +17,7 @@ from anabranch.runtimes import open_model
 def checkpoint(packed, tmp_path: Path) -> str:
     told = {"name": "tiny", "licence": "CC0-1.0", "class_names": ("a", "b", "c", "d", "e")}
     preprocess = open_model(packed.folder).card.preprocess
-    save_trained(tmp_path / "tiny.safetensors", Trained(net=packed.net, preprocess=preprocess, **told))
+    save_trained(tmp_path / "tiny.safetensors", Trained(packed.net, About(preprocess=preprocess, **told)))
     return str(tmp_path / "tiny.safetensors")
 
 

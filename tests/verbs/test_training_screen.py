@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from anabranch.evaluate import MultiLabelScore, Score
-from anabranch.train.estimate import Estimate, Plan, Timed
+from anabranch.train.estimate import Estimate, Timed
+from anabranch.train.plan import Plan
 from anabranch.train.tables import Data, Input, Optimise, Recipe, Run, Source
 from anabranch.verbs import training_screen as screen
 from anabranch.verbs.training_screen import Bar, Lines

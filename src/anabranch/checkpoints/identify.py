@@ -78,7 +78,7 @@ def candidates(held: Held, *, where: str) -> list[Candidate]:
     Raises WeightsMismatch that names the nearest, and CheckpointError for a file of ours that is no net.
     """
     if held.about is not None:
-        spec = about_of(held.about, held.tensors, where=where).spec
+        spec, _ = about_of(held.about, held.tensors, where=where)
         to_ours(spec, held.tensors, DIALECTS[OUR_OWN], where=where)
         return [Candidate(architecture=describe(spec), spec=spec, dialect=OUR_OWN)]
     told = [(name, spec, each) for name, spec in ARCHITECTURES.items() for each in _speakers(spec, held.tensors)]

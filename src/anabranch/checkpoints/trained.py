@@ -16,7 +16,7 @@ from anabranch.checkpoints.load import net_of, our_tensors, spec_of
 from anabranch.checkpoints.read import read_checkpoint
 from anabranch.errors import UsageError, WeightsMismatch
 from anabranch.images.preprocess import Preprocess
-from anabranch.nets.load import Trained, trained_of
+from anabranch.nets.load import About, Trained, trained_of
 from anabranch.nets.net import Net
 from anabranch.nets.spelling import describe
 
@@ -78,10 +78,5 @@ def _trained(net: Net, weights: Weights, *, where: str) -> Trained:
             f"{where} takes pictures of {in_channels} channels, and what is trained, exported and classified "
             "here are RGB pictures of 3; load it from Python"
         )
-    return Trained(
-        net=net,
-        name=weights.name,
-        licence=weights.licence,
-        class_names=classes,
-        preprocess=Preprocess(**asdict(weights.input)),
-    )
+    preprocess = Preprocess(**asdict(weights.input))
+    return Trained(net, About(name=weights.name, licence=weights.licence, class_names=classes, preprocess=preprocess))

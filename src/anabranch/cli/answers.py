@@ -44,7 +44,9 @@ def classify(
     sources = classify.sources_of(images)
     many = len(sources) >= classify.MANY
     predictor = open_named(model, engine=engine, precision=precision, threads=threads, streams=streams, many=many)
-    return classify.run(predictor, sources, top=top, json=json, csv_file=csv_file, resume=resume, scaled=scaled)
+    return classify.run(
+        predictor, sources, asked=images, top=top, json=json, csv_file=csv_file, resume=resume, scaled=scaled
+    )
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,10 +24,9 @@ MEAN = "ema/"  # before the names of the mean's tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
-    """A net in eval mode, and what it knows of itself."""
+class About:
+    """What such a file says of its net, beside the architecture."""
 
-    net: Net
     name: str
     licence: str  # SPDX, of the weights
     class_names: tuple[str, ...]
@@ -35,38 +34,26 @@ class Trained:
     preprocess: Preprocess
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class About:
-    """What such a file says of its net."""
+class Trained(NamedTuple):
+    """A net in eval mode, and what it knows of itself."""
 
-    spec: Arch
-    name: str
-    licence: str
-    class_names: tuple[str, ...]
-    multi_label: bool = False  # a picture shows any number of the classes
-    preprocess: Preprocess
+    net: Net
+    about: About
 
 
 def save_trained(path: Path, trained: Trained, state: Mapping[str, Tensor] | None = None) -> None:
     """`state` instead of the net's own, for a running mean of the weights."""
-    about = About(
-        spec=trained.net.arch,
-        name=trained.name,
-        licence=trained.licence,
-        class_names=trained.class_names,
-        multi_label=trained.multi_label,
-        preprocess=trained.preprocess,
-    )
-    write_tensors(path, trained.net.state_dict() if state is None else state, about_to_json(about))
+    said = about_to_json(trained.about, trained.net.arch)
+    write_tensors(path, trained.net.state_dict() if state is None else state, said)
 
 
-def about_to_json(about: About) -> dict[str, Any]:
+def about_to_json(about: About, spec: Arch) -> dict[str, Any]:
     """What `about_of` reads."""
     return {
         "kind": _KIND,
         "name": about.name,
         "licence": about.licence,
-        "arch": arch_to_json(about.spec),
+        "arch": arch_to_json(spec),
         "class_names": list(about.class_names),
         "multi_label": about.multi_label,
         "preprocess": about.preprocess.to_json(),
@@ -92,20 +79,12 @@ def read_trained(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def trained_of(tensors: Mapping[str, Tensor], said: Mapping[str, Any], *, where: str) -> Trained:
     """The net of such a file's tensors and of what it says of them. Raises CheckpointError."""
-    about = about_of(said, tensors, where=where)
+    spec, about = about_of(said, tensors, where=where)
     single = in_single(tensors, where=where)
-    net = net_of_tensors(about.spec, single, num_classes=len(about.class_names), where=where)
-    return Trained(
-        net=net,
-        name=about.name,
-        licence=about.licence,
-        class_names=about.class_names,
-        multi_label=about.multi_label,
-        preprocess=about.preprocess,
-    )
+    return Trained(net_of_tensors(spec, single, num_classes=len(about.class_names), where=where), about)
 
 
-def about_of(said: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> About:
+def about_of(said: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> tuple[Arch, About]:
     """What a file says of its net, looked through as anybody may have written it. Raises CheckpointError.
 
     `tensors` are the file's: a net of more blocks than these is refused before anybody builds it.
@@ -117,7 +96,6 @@ def about_of(said: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: s
     try:
         spec = arch_from_json(said["arch"])
         about = About(
-            spec=spec,
             name=_text(said["name"]),
             licence=_text(said["licence"]),
             class_names=_texts(said["class_names"]),
@@ -128,7 +106,7 @@ def about_of(said: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: s
         raise CheckpointError(f"{where}: what it says of its net is not understood ({shown(error)})") from None
     if sum(spec.depths) > len(tensors):
         raise WeightsMismatch(f"{where}: {len(tensors)} tensors are too few for a net of {sum(spec.depths)} blocks")
-    return about
+    return spec, about
 
 
 def _text(value: object) -> str:

@@ -176,19 +176,19 @@ def pack_checkpoint(
     pictures: gives them for the checkpoint's preprocessing and labels. Raises what
     `anabranch.checkpoints.trained.open_trained` raises, too.
     """
-    trained = open_trained(checkpoint, like=like)
+    net, about = open_trained(checkpoint, like=like)
     return pack(
-        trained.net,
+        net,
         folder,
-        preprocess=trained.preprocess,
-        labels=trained.class_names,
-        weights_name=trained.name,
-        licence=trained.licence,
-        multi_label=trained.multi_label,
+        preprocess=about.preprocess,
+        labels=about.class_names,
+        weights_name=about.name,
+        licence=about.licence,
+        multi_label=about.multi_label,
         formats=formats,
         stored=stored,
         precisions=precisions,
-        pictures=pictures(trained.preprocess, tuple(trained.class_names)) if pictures else None,
+        pictures=pictures(about.preprocess, about.class_names) if pictures else None,
         max_flips=max_flips,
         layers=layers,
         backbone=backbone,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anabranch.artefact import file_ending
+from anabranch.artefact import file_ending, sha256
+from anabranch.cache import cache_folder
 from anabranch.card import Card
 from anabranch.engines import onnxruntime, usable_cores
 from anabranch.errors import ArtefactError, UsageError, shown
@@ -19,10 +21,12 @@ if TYPE_CHECKING:  # half as long to import as numpy itself
     from numpy.typing import NDArray
 
 _ERRORS_ONLY = 3  # of its five levels of talk
+_TENSORRT = "TensorrtExecutionProvider"
 _SETTINGS = {  # else CUDA's f32 has 10 of its 23 bits
     ("CUDAExecutionProvider", "f32"): {"use_tf32": "0"},
-    ("TensorrtExecutionProvider", "f16"): {"trt_fp16_enable": "1"},
+    (_TENSORRT, "f16"): {"trt_fp16_enable": "1"},
 }
+_BUILT_FOR = (1, 8)  # pictures at once, between which one engine of TensorRT's answers for any number
 
 
 class OnnxRuntimePredictor:
@@ -51,9 +55,17 @@ class CudaPredictor(OnnxRuntimePredictor):
 
 
 class TensorRtPredictor(OnnxRuntimePredictor):
-    """It builds its engine at the first answer, for minutes, and anew for a batch of another size."""
+    """It builds its engine as it is opened for the first time, for minutes, and keeps it in the cache.
 
-    name, provider = "onnxruntime-tensorrt", "TensorrtExecutionProvider"
+    For more pictures at once than have been asked for before, it builds and keeps another one.
+    """
+
+    name, provider = "onnxruntime-tensorrt", _TENSORRT
+
+    def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None):
+        super().__init__(files, card, precision=precision, threads=threads)
+        for pictures in _BUILT_FOR:  # it answers for any number between those that it has met
+            self.predict(np.zeros((pictures, card.size_px, card.size_px, 3), np.uint8))
 
 
 class RoundedPredictor(OnnxRuntimePredictor):
@@ -86,7 +98,8 @@ class OnnxRuntimeGraph:
         providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
         if provider is not None:
             _want(provider, ort.get_available_providers())
-            providers.insert(0, (provider, _SETTINGS.get((provider, precision), {})))
+            kept = _kept_engines(files.values()) if provider == _TENSORRT else {}
+            providers.insert(0, (provider, _SETTINGS.get((provider, precision), {}) | kept))
         try:
             self._session = ort.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:  # its errors share no other base
@@ -99,6 +112,21 @@ class OnnxRuntimeGraph:
     def __call__(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         answered: list[NDArray[np.float32]] = self._session.run(None, {"pixels": np.ascontiguousarray(pixels)})
         return answered
+
+
+def _kept_engines(files: Iterable[Path]) -> dict[str, str]:
+    """Where TensorRT keeps what it has built for this graph, which it does not tell from another of other weights."""
+    folder = cache_folder() / "tensorrt" / hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:32]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return {}
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(folder),
+    }
 
 
 def _want_named(path: Path, files: Collection[Path]) -> None:

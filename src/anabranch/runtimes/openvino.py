@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import threading
 import zlib
 from contextlib import suppress
@@ -26,6 +27,7 @@ _CAPABILITY = {"f32": "FP32", "bf16": "BF16", "int8": "INT8"}
 
 # Compiled graphs of larger nets would take more room in the cache than their faster start is worth.
 _CACHED_UP_TO_BYTES = 512 << 20
+_CACHED_IN_ALL_BYTES = 4 << 30  # beyond it, those that have not been used for longest go
 
 
 class OpenVinoPredictor:
@@ -77,8 +79,8 @@ class OpenVinoGraph:
             raise ArtefactError(f"OpenVINO cannot read {self.path}: {_last_line(error)}") from None
         self.takes, self.gives = _shape(model.input(0)), [_shape(output) for output in model.outputs]
         self._compiled = core.compile_model(model, "CPU", config)
-        if kept is not None:
-            _note_checksums(kept)
+        if kept is not None and _note_checksums(kept):
+            _let_go(kept.parent, but=kept)
         self._requests = threading.local()
 
     def __call__(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -116,6 +118,7 @@ def _folder_to_keep(files: dict[str, Path], xml: Path, config: dict[str, Any]) -
     folder = cache_folder() / "openvino" / key[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)  # the time of its last use
         for blob in folder.glob("*.blob"):
             noted = _checksum_file(blob)
             if not noted.is_file() or noted.read_bytes() != _checksum(blob):
@@ -126,12 +129,34 @@ def _folder_to_keep(files: dict[str, Path], xml: Path, config: dict[str, Any]) -
     return folder if os.access(folder, os.W_OK) else None
 
 
-def _note_checksums(folder: Path) -> None:
+def _note_checksums(folder: Path) -> bool:
+    """Whether something was kept that was not there before."""
+    is_new = False
     for blob in folder.glob("*.blob"):
         noted = _checksum_file(blob)
         if not noted.exists():
+            is_new = True
             with suppress(OSError):  # without it, the graph is compiled anew the next time
                 noted.write_bytes(_checksum(blob))
+    return is_new
+
+
+def _let_go(folder: Path, *, but: Path) -> None:
+    """Remove the graphs that have not been used for longest, until the others fit. What is in use stays open."""
+    with suppress(OSError):  # where another process is at it too, it is done
+        used = {each: each.stat().st_mtime for each in folder.iterdir() if each != but}
+        room = _CACHED_IN_ALL_BYTES - _size_bytes(but)
+        for each in sorted(used, key=used.__getitem__, reverse=True):
+            room -= _size_bytes(each)
+            if room < 0 and each.is_dir():
+                shutil.rmtree(each, ignore_errors=True)
+            elif room < 0:
+                each.unlink(missing_ok=True)
+
+
+def _size_bytes(place: Path) -> int:
+    """Of a graph's folder, or of a file that the predictor in C++ keeps beside these."""
+    return sum(file.stat().st_size for file in (place.iterdir() if place.is_dir() else [place]))
 
 
 def _checksum_file(blob: Path) -> Path:

@@ -25,6 +25,8 @@ from anabranch.runtimes.predictor import Predictor, sigmoid, softmax
 if TYPE_CHECKING:  # half as long to import as numpy itself
     from numpy.typing import NDArray
 
+_MOST_WORKERS = 32  # each holds a picture as it was taken, and beyond these Python's own lock is what they wait for
+
 Source = str | Path | tuple[str, bytes]  # a file, or a name and what a file would hold
 
 
@@ -76,13 +78,13 @@ def answer(
     """One answer for each picture, in their order, with its `top` best classes.
 
     A picture that cannot be read gives an answer that says why, and the others go on. At most `workers` and, with S
-    streams, `(S + 3) * batch` pictures are held at a time. `workers`: None for one per core, at most 8. Raises
+    streams, `(S + 3) * batch` pictures are held at a time. `workers`: None for one per core, at most 32. Raises
     UsageError.
     """
     for name, value in (("top", top), ("batch", batch), ("workers", workers)):
         if value is not None and value < 1:
             raise UsageError(f"{name} = {value} does not fit: at least 1 is wanted")
-    return _answers(predictor, pictures, top=top, batch=batch, workers=workers or min(8, usable_cores()))
+    return _answers(predictor, pictures, top=top, batch=batch, workers=workers or min(_MOST_WORKERS, usable_cores()))
 
 
 class _Read(NamedTuple):

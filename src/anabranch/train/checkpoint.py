@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,18 +159,22 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def save(path: Path, fixed: Fixed, progress: Progress, learner: Learner) -> None:
-    recipe = fixed.recipe
-    net = About(
-        spec=recipe.spec(),
-        name=f"{recipe.name}-step-{progress.step}",
+def about_of_run(recipe: Recipe, sets: Sets) -> About:
+    """What the net that the recipe trains knows of itself."""
+    return About(
+        name=recipe.name,
         licence=recipe.licence,
-        class_names=fixed.sets.class_names,
+        class_names=sets.class_names,
         multi_label=recipe.data.multi_label,
         preprocess=recipe.input.preprocess(),
     )
+
+
+def save(path: Path, fixed: Fixed, progress: Progress, learner: Learner) -> None:
+    recipe = fixed.recipe
+    about = replace(about_of_run(recipe, fixed.sets), name=f"{recipe.name}-step-{progress.step}")
     told = {"fixed": fixed.as_json(), "progress": asdict(progress), "numbers": learner.numbers()}
-    write_tensors(path, learner.tensors(), {"kind": RUN, "net": about_to_json(net), **told})
+    write_tensors(path, learner.tensors(), {"kind": RUN, "net": about_to_json(about, recipe.spec()), **told})
 
 
 def want_whole(learner: Learner, recipe: Recipe, step: int, path: Path, team: Team) -> None:

@@ -32,6 +32,11 @@ from anabranch.train.tables import RANDOM, Distil, Recipe
 Locate = Callable[[str], tuple[Path, str | None]]
 
 
+def a_path(name: str) -> tuple[Path, str | None]:
+    """Where a teacher lies for whoever names no published weights."""
+    return Path(name), None
+
+
 class Teacher(Protocol):
     def logits(self, x: Tensor) -> Tensor:
         """(n, 3, S, S), normalised for the student -> (n, K) float32 on the same device, in the student's classes.
@@ -50,7 +55,7 @@ def open_teacher(
     class_names: Sequence[str],
     device: torch.device,
     *,
-    locate: Locate = lambda name: (Path(name), None),
+    locate: Locate = a_path,
 ) -> Teacher:
     """The teacher that `recipe.distil` names: an artefact folder, or a checkpoint that `locate` finds.
 
@@ -83,11 +88,11 @@ def open_teacher(
         return ArtefactTeacher(predictor, columns, student=student, name=distil.teacher)
     path, like = locate(distil.teacher)
     trained = open_trained(path, like=like)
-    _want_one_class(distil.teacher, multi_label=trained.multi_label)
-    columns = _columns(trained.class_names, class_names, teacher=distil.teacher)
+    _want_one_class(distil.teacher, multi_label=trained.about.multi_label)
+    columns = _columns(trained.about.class_names, class_names, teacher=distil.teacher)
     net = trained.net.to(device)
     return NetTeacher(
-        net, columns, student=student, own=trained.preprocess, batch_norms=distil.teacher_norms == "batch"
+        net, columns, student=student, own=trained.about.preprocess, batch_norms=distil.teacher_norms == "batch"
     )
 
 

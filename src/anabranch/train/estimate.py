@@ -18,49 +18,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from anabranch.train.tables import Recipe
+from anabranch.train.plan import Plan
 
 _WARM_UP = 2  # steps that are not timed: memory is claimed in them, and kernels are chosen
 _FEWEST, _MOST = 3, 20  # steps that are timed
 
 Batch = TypeVar("Batch")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a run is about to do, counted before its first step."""
-
-    recipe: Recipe
-    params: int
-    macs: int  # for one picture of input.crop_px
-    class_names: tuple[str, ...]
-    num_pictures: int  # to learn from
-    num_tested: int  # after each epoch, by all processes together
-    processes: int
-    device: str  # in words; see `device_name`
-    lr: float  # at its highest, scaled to the batch
-    steps_per_epoch: int
-    step: int = 0  # steps done in earlier sittings
-    doubts: tuple[str, ...] = ()  # about the pictures, a line each
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
-    @property
-    def left_out(self) -> int:
-        """Pictures of each epoch's order that fill no whole batch, unless the recipe itself asks for fewer steps."""
-        wanted = self.recipe.steps
-        return 0 if wanted.steps_per_epoch else self.num_pictures - self.steps_per_epoch * wanted.batch
-
-    @property
-    def steps(self) -> int:
-        return self.recipe.steps.epochs * self.steps_per_epoch
-
-    @property
-    def pictures_per_process(self) -> int:
-        """In each part of a batch."""
-        return self.recipe.steps.batch // (self.processes * self.recipe.steps.accumulate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +189,6 @@ def _timed(act: Callable[[], object], times: int, device: torch.device, clock: C
             torch.cuda.synchronize(device)
         durations.append(clock() - started)
     return durations
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"the processor, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def peak_bytes(device: torch.device) -> int | None:

@@ -17,13 +17,11 @@ Unless the recipe says otherwise the result is the last epoch's mean, whatever i
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +30,15 @@ from torch import Tensor
 
 from anabranch.errors import RecipeError
 from anabranch.images.labelled import place_of
-from anabranch.nets.count import count
 from anabranch.nets.load import Trained, load_trained, save_trained
 from anabranch.train import checkpoint
-from anabranch.train.data import Crops, Share, batches, order, side_at, sides
-from anabranch.train.distil import Locate
-from anabranch.train.estimate import Estimate, Parts, Plan, device_name, estimate, steps_timed
+from anabranch.train.data import Crops, side_at
+from anabranch.train.distil import Locate, a_path
 from anabranch.train.logs import Logs, write_answers, write_text
-from anabranch.train.optimise import averaged, rate, scaled_lr
+from anabranch.train.optimise import averaged, rate
+from anabranch.train.plan import plan_of, shares
 from anabranch.train.score import Answers, answers, figures, tested_net, yardstick
-from anabranch.train.sets import Sets, doubts, open_sets, want_few
+from anabranch.train.sets import open_sets, want_few
 from anabranch.train.stopping import Stopping
 from anabranch.train.student import Student
 from anabranch.train.tables import Recipe
@@ -49,14 +46,7 @@ from anabranch.train.team import Team
 
 RESULT = "model.safetensors"
 
-_TESTED = 256  # pictures, of which a rehearsal tells how long a test takes
-
 Report = Callable[[Mapping[str, Any]], None]  # called after every step and every epoch, by the leading process alone
-
-
-def a_path(name: str) -> tuple[Path, str | None]:
-    """Where a teacher lies for whoever names no published weights."""
-    return Path(name), None
 
 
 def train(
@@ -100,17 +90,18 @@ def _train(
     if len(team.union([str(progress.step)])) > 1:
         raise RecipeError(f"{last}: not every process finds it; --out must be a folder that all hosts share")
     crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=run.seed)
-    steps_per_epoch = _steps_per_epoch(recipe, len(sets.shown), team.processes)
+    plan = plan_of(recipe, sets, team, step=progress.step)
+    steps_per_epoch = plan.steps_per_epoch
 
     # ---- net, optimiser, running mean, teacher -----------------------------------------------------------------
     student = Student(recipe, sets.class_names, team, locate=locate, restored=saved is not None)
     net, mean = student.net, student.learner.mean
+    trained = Trained(net, checkpoint.about_of_run(recipe, sets))
     if student.teacher:
         fixed = replace(fixed, teacher=student.teacher.sha256())
     if saved:
         checkpoint.restore(saved, fixed, student.learner)
     del saved  # and with it its file, which the next checkpoint replaces
-    plan = _plan(recipe, sets, team, steps_per_epoch, progress.step)
     if team.leads:
         write_text(folder / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
         report({"plan": plan})
@@ -125,7 +116,7 @@ def _train(
         crops.side_px = side_at(recipe.augment, epoch, recipe.input.crop_px)
         step_started = time.monotonic()
         with stopping.held():
-            for share in _epoch(recipe, crops, team, epoch=epoch, steps=steps_per_epoch, first=first):
+            for share in shares(recipe, crops, team, epoch=epoch, steps=steps_per_epoch, first=first):
                 progress.waiting += time.monotonic() - step_started
                 lines = (line.removeprefix(place) for line in share.unreadable)
                 progress.unreadable += [line for line in lines if line not in progress.unreadable]
@@ -195,7 +186,7 @@ def _train(
         if is_best:
             progress.best = line
         if team.leads:
-            _keep(folder, recipe, _trained(student, recipe, sets), mean.state, epoch + 1, is_best=is_best)
+            _keep(folder, recipe, trained, mean.state, epoch + 1, is_best=is_best)
             if unreadable:
                 write_text(folder / "unreadable.txt", "\n".join(unreadable) + "\n")
             checkpoint.save(last, fixed, progress, student.learner)
@@ -207,7 +198,7 @@ def _train(
     state = {name: value.to(team.device) for name, value in _result(folder, recipe, mean.state, team).items()}
     team.share(state)
     if team.leads:
-        save_trained(result, _trained(student, recipe, sets), state)
+        save_trained(result, trained, state)
     if met is None or run.result != "last":
         met = answers(tested_net(net, state, team), recipe, sets, team)
     if team.leads:
@@ -215,127 +206,6 @@ def _train(
         write_answers(folder, met.logits, met.labels, met.indices, names=names, class_names=sets.class_names)
         logs.rewrite(progress.history)
     return result
-
-
-def rehearse(recipe: Recipe, folder: Path, *, locate: Locate = a_path) -> Estimate:
-    """Try a few steps of the recipe and say what the whole run will take. Nothing is written. Raises as `train`.
-
-    In one process, without a teacher and uncompiled, they are tried in the other layout too, if there is memory for
-    it: which one is faster depends on the net, the device and torch.
-    """
-    with Team() as team:
-        sets = open_sets(recipe.data)
-        found = _rehearsed(recipe, folder, sets, team, locate=locate)
-        if recipe.distil or recipe.run.compile or team.processes > 1:
-            return found
-        gc.collect()  # the first student, whose memory the second one needs
-        try:
-            flipped = _with_run(recipe, channels_last=not recipe.run.channels_last)
-            student = Student(flipped, sets.class_names, team, locate=locate)
-            share = next(_shares(recipe, sets, team, max(sides(recipe))))
-            other = steps_timed(lambda: student.step(share, 0, 0.0), found.computing.times, team.device)
-        except torch.OutOfMemoryError:
-            return found
-        return replace(found, other_layout=other)
-
-
-def _rehearsed(recipe: Recipe, folder: Path, sets: Sets, team: Team, *, locate: Locate) -> Estimate:
-    student = Student(recipe, sets.class_names, team, locate=locate)
-    plan = _plan(recipe, sets, team, _steps_per_epoch(recipe, len(sets.shown), team.processes), 0)
-    few = _with_run(recipe, test_pictures=_TESTED)
-    tested = tested_net(student.net, student.learner.mean.state, team)
-
-    def step(share: Share) -> int:
-        student.step(share, 0, 0.0)
-        return len(share.labels)
-
-    def test() -> int:
-        at_once = max(1, _TESTED // (2 * max(1, recipe.run.workers)))  # so that no worker stands idle
-        return len(answers(tested, few, sets, team, at_once=at_once).indices)
-
-    def parts(side_px: int) -> Parts[Share]:
-        fetch = partial(next, _shares(recipe, sets, team, side_px))
-        return Parts(fetch=fetch, step=step, test=test, held=student.learner.tensors)
-
-    def agreed(seconds: float) -> float:
-        return team.total(torch.tensor([seconds], dtype=torch.float64)).item() / team.processes
-
-    epochs = sides(recipe)
-    largest = max(epochs)
-    smaller = [(parts(side), epochs[side] / epochs.total()) for side in epochs if side != largest]
-    return estimate(plan, parts(largest), folder, team.device, smaller=smaller, agreed=agreed)
-
-
-def _shares(recipe: Recipe, sets: Sets, team: Team, side_px: int) -> Iterator[Share]:
-    """This process's share of the batches of the first epoch, at that side, again and again."""
-    steps = _steps_per_epoch(recipe, len(sets.shown), team.processes)
-    crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=recipe.run.seed)
-    crops.side_px = side_px
-    while True:
-        yield from _epoch(recipe, crops, team, epoch=0, steps=steps)
-
-
-def _with_run(recipe: Recipe, **run: Any) -> Recipe:
-    return recipe.model_copy(update={"run": recipe.run.model_copy(update=run)})
-
-
-def _epoch(recipe: Recipe, crops: Crops, team: Team, *, epoch: int, steps: int, first: int = 0) -> Iterator[Share]:
-    """This process's share of each of the epoch's batches, from batch `first` on."""
-    crops.epoch = epoch
-    data, batch = recipe.data, recipe.steps.batch
-    drawn = order(recipe.run.seed, epoch, crops.data, balanced=data.balanced, repeats=data.repeats)
-    return batches(
-        crops,
-        drawn[: steps * batch],
-        batch,
-        first=first,
-        rank=team.rank,
-        processes=team.processes,
-        workers=recipe.run.workers,
-        tolerate=data.unreadable > 0,
-    )
-
-
-def _plan(recipe: Recipe, sets: Sets, team: Team, steps_per_epoch: int, step: int) -> Plan:
-    side = recipe.input.crop_px
-    counted = count(recipe.spec(), height=side, width=side, num_classes=len(sets.class_names))
-    return Plan(
-        recipe=recipe,
-        params=counted.params,
-        macs=counted.macs,
-        class_names=sets.class_names,
-        num_pictures=len(sets.shown),
-        num_tested=min(len(sets.tested), recipe.run.test_pictures or len(sets.tested)),
-        processes=team.processes,
-        device=device_name(team.device),
-        lr=scaled_lr(recipe.steps),
-        steps_per_epoch=steps_per_epoch,
-        step=step,
-        doubts=doubts(sets),
-    )
-
-
-def _steps_per_epoch(recipe: Recipe, pictures: int, processes: int) -> int:
-    wanted, parts = recipe.steps, processes * recipe.steps.accumulate
-    if wanted.batch % parts or wanted.batch > pictures:
-        fits = min(wanted.batch, pictures) // parts * parts
-        of_parts = f", and a multiple of {processes} processes x {wanted.accumulate} parts" if parts > 1 else ""
-        raise RecipeError(
-            f"optimise.batch = {wanted.batch} does not fit: it must be at most the {pictures} training pictures"
-            f"{of_parts}; " + (f"try --set optimise.batch={fits}" if fits else "add pictures")
-        )
-    steps = wanted.steps_per_epoch or pictures // wanted.batch
-    if steps * wanted.epochs < wanted.ema_steps:
-        raise RecipeError(
-            f"optimise.ema_steps = {wanted.ema_steps} does not fit: the whole run has {steps * wanted.epochs} steps, "
-            "and its result, the running mean, would never move from where it began; lower it, or train longer"
-        )
-    if steps * wanted.batch > pictures:
-        raise RecipeError(
-            f"optimise.steps_per_epoch = {steps} does not fit: {steps} batches of {wanted.batch} are more than "
-            f"the {pictures} training pictures; try --set optimise.steps_per_epoch={pictures // wanted.batch}"
-        )
-    return steps
 
 
 def _want_number(loss: float, recipe: Recipe, step: int, *, kept: Path | None) -> None:
@@ -349,17 +219,6 @@ def _is_over(recipe: Recipe, progress: checkpoint.Progress) -> bool:
         return False
     since: int = progress.history[-1]["epoch"] - progress.best["epoch"]
     return since >= recipe.steps.patience
-
-
-def _trained(student: Student, recipe: Recipe, sets: Sets) -> Trained:
-    return Trained(
-        net=student.net,
-        name=recipe.name,
-        licence=recipe.licence,
-        class_names=sets.class_names,
-        multi_label=recipe.data.multi_label,
-        preprocess=recipe.input.preprocess(),
-    )
 
 
 def _keep(

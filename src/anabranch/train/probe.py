@@ -20,6 +20,7 @@ from anabranch.errors import RecipeError
 from anabranch.evaluate import Score
 from anabranch.nets.load import Trained, load_strictly, save_trained
 from anabranch.nets.net import Net, build
+from anabranch.train.checkpoint import about_of_run
 from anabranch.train.estimate import Timed
 from anabranch.train.features import Features, Report, backbone, chosen_precision, features, pace
 from anabranch.train.head import Head, fit_head
@@ -132,13 +133,7 @@ def probe(
     times.append(perf_counter())
     features_seconds, head_seconds, _ = (after - before for before, after in pairwise(times))
     return Probed(
-        trained=Trained(
-            net=_with_head(net, head),
-            name=recipe.name,
-            licence=recipe.licence,
-            class_names=sets.class_names,
-            preprocess=recipe.input.preprocess(),
-        ),
+        trained=Trained(_with_head(net, head), about_of_run(recipe, sets)),
         score=_score(logits, sets.tested.labels[tested.indices], tested, times[-1] - times[0]),
         head=head,
         logits=logits,

@@ -56,8 +56,8 @@ def begin(net: Net, start: Start, class_names: Sequence[str]) -> None:
             f"{net.num_classes}; {_ANEW}"
         )
     elif held.about is not None:
-        theirs = about_of(held.about, held.tensors, where=str(path)).class_names
-        order = columns(theirs, class_names, whose=f"start.weights = {start.weights!r}", otherwise=_ANEW)
+        _, theirs = about_of(held.about, held.tensors, where=str(path))
+        order = columns(theirs.class_names, class_names, whose=f"start.weights = {start.weights!r}", otherwise=_ANEW)
         ours |= {f"head.{name}": ours[f"head.{name}"][torch.from_numpy(order)] for name in ("weight", "bias")}
     load_strictly(net, ours, where=str(path))
 

@@ -118,3 +118,10 @@ class Team:
             values = values.to(self.device)  # nccl adds on GPUs alone
             dist.all_reduce(values)
         return values.cpu()
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"the processor, {threads} thread{'s' if threads > 1 else ''}"

@@ -13,7 +13,7 @@ from anabranch.images.decode import MAX_FILE_BYTES
 from anabranch.images.files import picture_files
 from anabranch.runtimes.pipeline import Answer, classify
 from anabranch.runtimes.predictor import Predictor
-from anabranch.screen import bold, print_json, spelt, width_of
+from anabranch.screen import bold, counted, print_json_list, spelt, width_of
 from anabranch.verbs.progress import progress_bar
 from anabranch.verbs.rows import Rows, csv_rows
 
@@ -26,13 +26,17 @@ def run(
     predictor: Predictor,
     sources: Sequence[Source],
     *,
+    asked: Sequence[str],
     top: int,
     json: bool,
     csv_file: str | None,
     resume: bool,
     scaled: bool,
 ) -> int:
-    """Print the answers for `sources` and return the exit status: 1 where a picture could not be read."""
+    """Print the answers for `sources` and return the exit status: 1 where a picture could not be read.
+
+    `asked`: the words that the sources are meant by, which `resume` holds a stopped run to.
+    """
     started = perf_counter()
     failed = 0  # before this run, which goes on with another
 
@@ -42,8 +46,15 @@ def run(
 
     if csv_file is not None:
         top = min(top, predictor.card.num_classes)
-        with csv_rows(csv_file, _header(top), maker=_maker(predictor, scaled), resume=resume) as rows:
+        maker = [*_maker(predictor, scaled), *_places(asked)]
+        with csv_rows(csv_file, _header(top), maker="\n".join(maker), resume=resume) as rows:
             left = [each for each in sources if not rows.take(_name(each))]
+            if gone := rows.left_over():
+                print(
+                    f"{csv_file} keeps the rows of {counted(len(gone), 'picture')} asked for before and not now, "
+                    f"{spelt(gone[0])} the first",
+                    file=sys.stderr,
+                )
             tally = _write_csv(answers(left), rows, top)
             failed = rows.unreadable
     elif json:
@@ -118,7 +129,7 @@ def _print_blocks(answers: Iterable[Answer]) -> _Tally:
 
 def _print_json(answers: Iterable[Answer]) -> _Tally:
     tally = _Tally()
-    print_json([_as_json(tally.add(answer)) for answer in answers])
+    print_json_list(_as_json(tally.add(answer)) for answer in answers)
     return tally
 
 
@@ -150,14 +161,19 @@ def _header(top: int) -> list[str]:
     return ["picture", *(f"{what}{rank + 1}" for rank in range(top) for what in ("label", "probability")), "error"]
 
 
-def _maker(predictor: Predictor, scaled: bool) -> str:
-    """What decides the rows, but for the pictures. Of two artefacts of one net, the INT8 graphs may differ."""
+def _maker(predictor: Predictor, scaled: bool) -> list[str]:
+    """What decides a picture's row. Of two artefacts of one net, the INT8 graphs may differ."""
     card = predictor.card
     graphs = sorted(
         file.sha256 for kind in card.graphs.values() for graph in kind.values() for file in graph.files.values()
     )
     told = [card.weights.sha256, *graphs, predictor.engine, repr(card.preprocess), repr(card.multi_label), *card.labels]
-    return "\n".join([*told, *(["scaled"] if scaled else [])])
+    return [*told, *(["scaled"] if scaled else [])]
+
+
+def _places(asked: Sequence[str]) -> list[str]:
+    """Where the pictures lie: a folder's pictures may come and go before a run goes on, another folder's are others."""
+    return sorted({str(path.parent if path.is_file() else path) for path in map(Path, asked)})
 
 
 def _summary(tally: _Tally, seconds: float, predictor: Predictor) -> str:

@@ -50,6 +50,10 @@ class Rows:
         self._done[name] -= 1
         return True
 
+    def left_over(self) -> list[str]:
+        """The names of the rows that were there already and that nobody has taken."""
+        return list(self._done.elements())
+
     def write(self, *cells: str) -> None:
         self._writer.writerow(map(_told, cells))
         self.count += 1
@@ -129,8 +133,8 @@ def _refuse_others(part: Path, target: Path) -> None:
     for other in sorted(target.parent.glob(f"{glob.escape(target.name)}.????????.part")):
         if other != part:
             raise UsageError(
-                f"{other} holds the rows of a stopped run with another model or other options: go on with --resume and "
-                "those, or remove it"
+                f"{other} holds the rows of a stopped run with another model, other pictures or other options: go on "
+                "with --resume and those, or remove it"
             )
 
 

@@ -32,8 +32,9 @@ def run(
     if processes > 1:  # or every process is warned of parameters that are not unused
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     need("torch", extra="train")
-    from anabranch.train.loop import rehearse, train
+    from anabranch.train.loop import train
     from anabranch.train.recipe import find_recipe, read_recipe
+    from anabranch.train.rehearse import rehearse
     from anabranch.train.stopping import Stopping
     from anabranch.verbs.training_screen import Bar, Lines, ending, estimate_json, estimate_lines, page_line
 

@@ -16,7 +16,8 @@ from anabranch.screen import counted
 from anabranch.verbs.evaluate import score_lines
 
 if TYPE_CHECKING:  # it stands in torch's wing
-    from anabranch.train.estimate import Estimate, Plan, Timed
+    from anabranch.train.estimate import Estimate, Timed
+    from anabranch.train.plan import Plan
     from anabranch.train.probe import ProbeEstimate
 
 _MUCH_WAITING = 0.1  # of the time

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <string>
+
+namespace anabranch {
+
+// UTF-8, whatever the text is made of: a byte that is none as \udcXX, which is how Python spells it.
+std::string utf8(const std::string& text);
+
+// For a terminal: what would move the cursor, change colours or turn text around is spelt out too.
+std::string spelt(const std::string& text);
+
+}  // namespace anabranch
