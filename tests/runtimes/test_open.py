@@ -112,14 +112,18 @@ def test_a_provider_that_is_not_here_is_no_reason_to_take_the_cpu_in_silence(pac
         open_model(packed.folder, engine=engine)
 
 
-def test_what_tensorrt_builds_is_kept_for_the_graph_and_no_other(packed, folder, tmp_path, monkeypatch):
-    """Its library is not here: the session is the processor's, and what TensorRT would be told is looked at."""
-    monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path / "cache"))
+@pytest.fixture
+def tensorrts(tmp_path, monkeypatch):
+    """TensorRT's library is not here: its session is the processor's, which notes what it is told and asked.
+
+    As TensorRT, it writes a file of an engine into the folder that it is told, and fails by one that is not whole.
+    """
     session, met = onnxruntime.InferenceSession, []
 
     class Told(session):
         def __init__(self, path, options, providers):
-            met.append(dict(each for each in providers if isinstance(each, tuple))["TensorrtExecutionProvider"])
+            self.told = dict(each for each in providers if isinstance(each, tuple))["TensorrtExecutionProvider"]
+            met.append(self.told)
             super().__init__(path, options, providers=["CPUExecutionProvider"])
 
         def get_providers(self):
@@ -127,22 +131,51 @@ def test_what_tensorrt_builds_is_kept_for_the_graph_and_no_other(packed, folder,
 
         def run(self, outputs, given):
             met.append(len(given["pixels"]))
+            engine = Path(self.told["trt_engine_cache_path"]) / "graph.engine"
+            if engine.exists() and engine.read_text() != "whole":
+                raise RuntimeError("could not deserialize engine from cache")
+            engine.write_text("whole")
             return super().run(outputs, given)
 
+    monkeypatch.setenv("ANABRANCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", Told)
+    return met
+
+
+def test_what_tensorrt_builds_is_kept_for_the_graph_and_no_other(packed, folder, tmp_path, tensorrts):
     model = onnx.load(folder / "f32.onnx")
     model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
     describe_anew(folder, "f32.onnx", model.SerializeToString())
     for place, precision in ((packed.folder, "f32"), (packed.folder, "f16"), (folder, "f32")):
         open_model(place, engine="onnxruntime-tensorrt", precision=precision)
-    f32, f16, others = (each for each in met if isinstance(each, dict))
-    assert [each for each in met if isinstance(each, int)] == 3 * [1, 8], "so that it is built as it is opened"
+    f32, f16, others = (each for each in tensorrts if isinstance(each, dict))
+    assert [each for each in tensorrts if isinstance(each, int)] == 3 * [1, 32], "so that it is built as it is opened"
     assert f16 == f32 | {"trt_fp16_enable": "1"}
     assert (f32["trt_engine_cache_enable"], f32["trt_timing_cache_enable"]) == ("1", "1")
     kept = {each["trt_engine_cache_path"] for each in (f32, others)}
     assert len(kept) == 2
     assert all(Path(each).is_dir() and Path(each).is_relative_to(tmp_path / "cache") for each in kept)
+
+
+def test_an_engine_of_tensorrts_that_is_not_whole_is_built_anew(packed, tmp_path, tensorrts):
+    open_model(packed.folder, engine="onnxruntime-tensorrt")
+    (engine,) = (tmp_path / "cache").rglob("*.engine")
+    engine.write_text("who")
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 33, 33, 3), dtype=np.uint8)
+    answered = open_model(packed.folder, engine="onnxruntime-tensorrt").predict(pixels)
+    assert engine.read_text() == "whole"
+    assert tensorrts[-3:] == [32, 32, 6], "what an engine was built for, and no more at once"
+    np.testing.assert_allclose(answered, open_model(packed.folder).predict(pixels), rtol=0, atol=1e-4)
+
+
+def test_where_tensorrt_builds_no_engine_it_is_one_sentence(packed, tensorrts, monkeypatch):
+    def refused(*_):
+        raise RuntimeError("first\nout of memory")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", refused)
+    with pytest.raises(UsageError, match=r"TensorRT has no engine for .*f32\.onnx: out of memory"):
+        open_model(packed.folder, engine="onnxruntime-tensorrt")
 
 
 def test_an_engine_that_the_artefact_has_no_files_for_is_said(folder):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import subprocess
 import sys
 import time
@@ -148,6 +149,32 @@ def test_the_graphs_that_were_not_used_for_longest_give_way(packed, empty_cache,
     assert opened(1)  # so that 2 is the one that was not used for longest
     assert not opened(3)
     assert (opened(1), opened(3), opened(2)) == (True, True, False)
+
+
+def test_what_lies_in_the_cache_and_is_not_ours_stays(packed, empty_cache, monkeypatch):
+    beside = empty_cache / "openvino"
+    (beside / "resnet").mkdir(parents=True)
+    (beside / "resnet/weights.bin").write_bytes(bytes(1000))
+    (beside / "notes.txt").write_text("mine")
+    (beside / "123456.blob").write_bytes(bytes(1000))  # of the predictor in C++
+    monkeypatch.setattr("anabranch.runtimes.openvino._CACHED_IN_ALL_BYTES", 0)
+    open_model(packed.folder)
+    assert (beside / "resnet/weights.bin").stat().st_size == 1000
+    assert (beside / "notes.txt").read_text() == "mine"
+    assert not (beside / "123456.blob").exists()
+
+
+def test_graphs_of_other_weights_give_way_too(packed, empty_cache, tmp_path, shake, monkeypatch):
+    told = {"preprocess": open_model(packed.folder).card.preprocess, "labels": list("abcde"), "licence": "CC0-1.0"}
+    for seed in range(3):
+        net = shake(copy.deepcopy(packed.net), seed=seed)
+        pack(net, tmp_path / str(seed), formats=["openvino"], weights_name="other.random", **told)
+    shutil.rmtree(empty_cache)
+    monkeypatch.setattr("anabranch.runtimes.openvino._CACHED_IN_ALL_BYTES", 0)
+    for seed in range(3):
+        assert not from_cache(open_model(tmp_path / str(seed)))
+    assert len(list(empty_cache.rglob("*.blob"))) == 1
+    assert from_cache(open_model(tmp_path / "2"))
 
 
 def test_where_no_cache_can_be_written_it_answers_all_the_same(packed, tmp_path, monkeypatch):

@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,27 @@ def test_the_rows_of_another_folder_are_not_gone_on_with(anabranch, packed, phot
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 4
 
 
+def test_the_same_words_in_another_place_are_another_folder(
+    anabranch, packed, photos, tmp_path, stopped_at, monkeypatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(photos, tmp_path / "elsewhere" / photos.name)
+    words = ["classify", photos.name, "-m", packed.folder, "--csv", tmp_path / "out.csv"]
+    monkeypatch.chdir(photos.parent)
+    stopped_at(1, lambda: anabranch(*words))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = anabranch(*words, "--resume")
+    assert (done.status, "another model, other pictures" in done.err) == (2, True)
+
+
+def test_a_folder_whose_name_is_no_text_is_gone_on_with(anabranch, packed, photos, tmp_path, stopped_at) -> None:
+    folder = photos.rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    words = ["classify", folder, "-m", packed.folder, "--csv", tmp_path / "out.csv"]
+    stopped_at(1, lambda: anabranch(*words))
+    assert anabranch(*words, "--resume").status == 0
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8").count("\\udcff/") == 3
+
+
 def test_what_came_and_went_before_a_run_goes_on_is_told(anabranch, packed, photos, tmp_path, stopped_at) -> None:
     words = ["classify", photos, "-m", packed.folder, "--csv", tmp_path / "out.csv"]
     stopped_at(2, lambda: anabranch(*words))
@@ -255,6 +278,40 @@ def test_a_name_that_is_no_text_is_written_with_backslashes(anabranch, packed, p
     (photos / "a.png").rename(os.fsdecode(os.fsencode(photos) + b"/\xff.png"))
     assert anabranch("classify", photos, "-m", packed.folder, "--csv", tmp_path / "out.csv").status == 0
     assert "\\udcff.png" in (tmp_path / "out.csv").read_text(encoding="utf-8")
+
+
+@contextmanager
+def watched() -> Iterator[tuple[int, list[bytes]]]:
+    """A terminal, and what appears on it."""
+    ours, theirs = os.openpty()
+    seen: list[bytes] = []
+
+    def watch() -> None:
+        with suppress(OSError):  # as which the terminal's end is told
+            while some := os.read(ours, 1 << 12):
+                seen.append(some)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    yield theirs, seen
+    os.close(theirs)
+    watching.join()
+    os.close(ours)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no pseudo-terminals here")
+@pytest.mark.parametrize("words", [["--json"], ["--csv", "-"], []], ids=["json", "csv", "blocks"])
+def test_answers_go_into_a_file_while_a_person_watches_the_bar(packed, photos, tmp_path, words: list[str]) -> None:
+    for index in range(30):
+        shutil.copy(photos / "a.png", photos / f"{index:02}.png")
+    command = [sys.executable, "-m", "anabranch", "classify", str(photos), "-m", str(packed.folder), *words]
+    with (tmp_path / "out").open("wb") as out, watched() as (terminal, seen):
+        assert subprocess.run(command, stdout=out, stderr=terminal, check=False).returncode == 0
+    assert b"classifying" in b"".join(seen)
+    told = (tmp_path / "out").read_text(encoding="utf-8")
+    assert [told.count(f"/{index:02}.png") for index in range(30)] == 30 * [1]
+    if words == ["--json"]:
+        assert len(json.loads(told)) == 33
 
 
 def test_csv_to_standard_output_is_nothing_but_csv(anabranch, packed, photos) -> None:

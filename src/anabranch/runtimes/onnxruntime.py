@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +21,11 @@ if TYPE_CHECKING:  # half as long to import as numpy itself
     from numpy.typing import NDArray
 
 _ERRORS_ONLY = 3  # of its five levels of talk
-_TENSORRT = "TensorrtExecutionProvider"
 _SETTINGS = {  # else CUDA's f32 has 10 of its 23 bits
     ("CUDAExecutionProvider", "f32"): {"use_tf32": "0"},
-    (_TENSORRT, "f16"): {"trt_fp16_enable": "1"},
+    ("TensorrtExecutionProvider", "f16"): {"trt_fp16_enable": "1"},
 }
-_BUILT_FOR = (1, 8)  # pictures at once, between which one engine of TensorRT's answers for any number
+_BUILT_FOR = (1, 32)  # pictures at once, between which one engine of TensorRT's answers for any number
 
 
 class OnnxRuntimePredictor:
@@ -36,12 +35,28 @@ class OnnxRuntimePredictor:
     provider: str | None = None  # beside the CPU's
     fused = True
 
-    def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None, streams: int = 1):
+    def __init__(
+        self,
+        files: dict[str, Path],
+        card: Card,
+        *,
+        precision: str,
+        threads: int | None,
+        streams: int = 1,
+        settings: Mapping[str, str] | None = None,
+    ):
+        """`settings`: more of the provider's, beside those that the precision wants."""
         self.card = card
         self.engine = f"{self.name} {precision}"
         self.streams = streams
         self._graph = OnnxRuntimeGraph(
-            files, precision=precision, threads=threads, streams=streams, provider=self.provider, fused=self.fused
+            files,
+            precision=precision,
+            threads=threads,
+            streams=streams,
+            provider=self.provider,
+            settings=settings,
+            fused=self.fused,
         )
         check_graph(self._graph.path, card, takes=self._graph.takes, gives=self._graph.gives[0])
 
@@ -54,18 +69,50 @@ class CudaPredictor(OnnxRuntimePredictor):
     name, provider = "onnxruntime-cuda", "CUDAExecutionProvider"
 
 
+class NotBuilt(UsageError):
+    """TensorRT has no engine for a graph."""
+
+
 class TensorRtPredictor(OnnxRuntimePredictor):
     """It builds its engine as it is opened for the first time, for minutes, and keeps it in the cache.
 
-    For more pictures at once than have been asked for before, it builds and keeps another one.
+    Raises NotBuilt where that fails.
     """
 
-    name, provider = "onnxruntime-tensorrt", _TENSORRT
+    name, provider = "onnxruntime-tensorrt", "TensorrtExecutionProvider"
 
     def __init__(self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None):
-        super().__init__(files, card, precision=precision, threads=threads)
-        for pictures in _BUILT_FOR:  # it answers for any number between those that it has met
-            self.predict(np.zeros((pictures, card.size_px, card.size_px, 3), np.uint8))
+        kept = _folder_to_keep(files.values())
+        held = [] if kept is None else list(kept.iterdir())
+        try:
+            self._open(files, card, precision=precision, threads=threads, kept=kept)
+        except NotBuilt:
+            if not held:
+                raise
+            for file in held:  # another TensorRT's, or cut short: it builds nothing anew by itself
+                file.unlink(missing_ok=True)
+            self._open(files, card, precision=precision, threads=threads, kept=kept)
+
+    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.card.check_pixels(pixels)
+        most = max(_BUILT_FOR)
+        return np.concatenate([self._graph(pixels[first : first + most])[0] for first in range(0, len(pixels), most)])
+
+    def _open(
+        self, files: dict[str, Path], card: Card, *, precision: str, threads: int | None, kept: Path | None
+    ) -> None:
+        settings = {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(kept),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(kept),
+        }
+        super().__init__(files, card, precision=precision, threads=threads, settings=settings if kept else None)
+        try:
+            for pictures in _BUILT_FOR:  # it answers for any number between those that it has met
+                self.predict(np.zeros((pictures, card.size_px, card.size_px, 3), np.uint8))
+        except Exception as error:  # its errors share no other base
+            raise NotBuilt(f"TensorRT has no engine for {self._graph.path}: {_last_line(error)}") from None
 
 
 class RoundedPredictor(OnnxRuntimePredictor):
@@ -85,6 +132,7 @@ class OnnxRuntimeGraph:
         threads: int | None,
         streams: int = 1,
         provider: str | None = None,
+        settings: Mapping[str, str] | None = None,
         fused: bool = True,
     ):
         self.path = file_ending(files, ".onnx")
@@ -98,12 +146,11 @@ class OnnxRuntimeGraph:
         providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
         if provider is not None:
             _want(provider, ort.get_available_providers())
-            kept = _kept_engines(files.values()) if provider == _TENSORRT else {}
-            providers.insert(0, (provider, _SETTINGS.get((provider, precision), {}) | kept))
+            providers.insert(0, (provider, {**_SETTINGS.get((provider, precision), {}), **(settings or {})}))
         try:
             self._session = ort.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:  # its errors share no other base
-            raise ArtefactError(f"ONNX Runtime cannot read {self.path}: {str(error).splitlines()[-1]}") from None
+            raise ArtefactError(f"ONNX Runtime cannot read {self.path}: {_last_line(error)}") from None
         if provider is not None:
             _want(provider, self._session.get_providers())  # it goes on without one whose libraries it does not find
         self.takes = self._session.get_inputs()[0].shape
@@ -114,19 +161,22 @@ class OnnxRuntimeGraph:
         return answered
 
 
-def _kept_engines(files: Iterable[Path]) -> dict[str, str]:
-    """Where TensorRT keeps what it has built for this graph, which it does not tell from another of other weights."""
-    folder = cache_folder() / "tensorrt" / hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:32]
+def _folder_to_keep(files: Iterable[Path]) -> Path | None:
+    """Where TensorRT is to keep what it builds of this graph, which it does not tell from another of other weights.
+
+    None where no folder can be made.
+    """
+    key = hashlib.sha256("".join([onnxruntime().__version__, *map(sha256, files)]).encode()).hexdigest()
+    folder = cache_folder() / "tensorrt" / key[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return {}
-    return {
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": str(folder),
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": str(folder),
-    }
+        return None
+    return folder
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[-1]
 
 
 def _want_named(path: Path, files: Collection[Path]) -> None:

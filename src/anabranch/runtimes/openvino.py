@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import threading
 import zlib
@@ -28,6 +29,8 @@ _CAPABILITY = {"f32": "FP32", "bf16": "BF16", "int8": "INT8"}
 # Compiled graphs of larger nets would take more room in the cache than their faster start is worth.
 _CACHED_UP_TO_BYTES = 512 << 20
 _CACHED_IN_ALL_BYTES = 4 << 30  # beyond it, those that have not been used for longest go
+_KEPT = re.compile(r"[0-9a-f]{32}|\d+\.blob")  # a folder of a graph's, or a file of the predictor in C++
+_END_BYTES = 1 << 16
 
 
 class OpenVinoPredictor:
@@ -114,7 +117,8 @@ def _folder_to_keep(files: dict[str, Path], xml: Path, config: dict[str, Any]) -
     sizes = [path.stat().st_size for path in files.values()]
     if sum(sizes) > _CACHED_UP_TO_BYTES:
         return None
-    key = hashlib.sha256(xml.read_bytes() + repr((sizes, sorted(config.items()))).encode()).hexdigest()
+    told = repr((sizes, sorted(config.items()))).encode()
+    key = hashlib.sha256(xml.read_bytes() + b"".join(map(_end, files.values())) + told).hexdigest()
     folder = cache_folder() / "openvino" / key[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +131,13 @@ def _folder_to_keep(files: dict[str, Path], xml: Path, config: dict[str, Any]) -
     except OSError:
         return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+def _end(path: Path) -> bytes:
+    """Of weights, those of the head: enough to keep graphs of other weights in other folders."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _END_BYTES))
+        return file.read()
 
 
 def _note_checksums(folder: Path) -> bool:
@@ -144,7 +155,7 @@ def _note_checksums(folder: Path) -> bool:
 def _let_go(folder: Path, *, but: Path) -> None:
     """Remove the graphs that have not been used for longest, until the others fit. What is in use stays open."""
     with suppress(OSError):  # where another process is at it too, it is done
-        used = {each: each.stat().st_mtime for each in folder.iterdir() if each != but}
+        used = {each: _last_used(each) for each in folder.iterdir() if _KEPT.fullmatch(each.name) and each != but}
         room = _CACHED_IN_ALL_BYTES - _size_bytes(but)
         for each in sorted(used, key=used.__getitem__, reverse=True):
             room -= _size_bytes(each)
@@ -154,8 +165,13 @@ def _let_go(folder: Path, *, but: Path) -> None:
                 each.unlink(missing_ok=True)
 
 
+def _last_used(place: Path) -> float:
+    """A folder has the time of its last use; of a file that was read, the system tells it to the day."""
+    told = place.stat()
+    return told.st_mtime if place.is_dir() else max(told.st_mtime, told.st_atime)
+
+
 def _size_bytes(place: Path) -> int:
-    """Of a graph's folder, or of a file that the predictor in C++ keeps beside these."""
     return sum(file.stat().st_size for file in (place.iterdir() if place.is_dir() else [place]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -46,8 +47,7 @@ def run(
 
     if csv_file is not None:
         top = min(top, predictor.card.num_classes)
-        maker = [*_maker(predictor, scaled), *_places(asked)]
-        with csv_rows(csv_file, _header(top), maker="\n".join(maker), resume=resume) as rows:
+        with csv_rows(csv_file, _header(top), maker=_maker(predictor, asked, scaled), resume=resume) as rows:
             left = [each for each in sources if not rows.take(_name(each))]
             if gone := rows.left_over():
                 print(
@@ -161,19 +161,19 @@ def _header(top: int) -> list[str]:
     return ["picture", *(f"{what}{rank + 1}" for rank in range(top) for what in ("label", "probability")), "error"]
 
 
-def _maker(predictor: Predictor, scaled: bool) -> list[str]:
-    """What decides a picture's row. Of two artefacts of one net, the INT8 graphs may differ."""
+def _maker(predictor: Predictor, asked: Sequence[str], scaled: bool) -> str:
+    """What decides the rows, but for which pictures lie there. Of two artefacts of one net, the INT8 graphs may differ.
+
+    Of the places, also how they are named, as the pictures' names begin so.
+    """
     card = predictor.card
     graphs = sorted(
         file.sha256 for kind in card.graphs.values() for graph in kind.values() for file in graph.files.values()
     )
-    told = [card.weights.sha256, *graphs, predictor.engine, repr(card.preprocess), repr(card.multi_label), *card.labels]
-    return [*told, *(["scaled"] if scaled else [])]
-
-
-def _places(asked: Sequence[str]) -> list[str]:
-    """Where the pictures lie: a folder's pictures may come and go before a run goes on, another folder's are others."""
-    return sorted({str(path.parent if path.is_file() else path) for path in map(Path, asked)})
+    places = {path.parent if path.is_file() else path for path in map(Path, asked)}
+    named = sorted((str(place), os.path.realpath(place)) for place in places)
+    answering = [card.weights.sha256, graphs, predictor.engine, card.preprocess, card.multi_label, card.labels]
+    return ascii([*answering, scaled, named])
 
 
 def _summary(tally: _Tally, seconds: float, predictor: Predictor) -> str:
