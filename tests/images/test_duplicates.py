@@ -11,7 +11,7 @@ from PIL import Image
 from anabranch.errors import DatasetError, ImageError, UsageError
 from anabranch.images import duplicates
 from anabranch.images.duplicates import Group, Pair, alike_groups, close_pairs, find_duplicates
-from anabranch.images.labelled import LabelledArray, open_labelled
+from anabranch.images.labelled import LabelledArray, open_labelled, open_pictures
 
 pytest.importorskip("imagehash")
 
@@ -95,6 +95,16 @@ def test_a_leak_between_two_sets_is_found_and_what_is_within_each_is_left(leak):
     assert (pair.first, pair.second, pair.labels_differ) == ("bee/5.png", "bee/small.jpg", False)
     assert 0 < pair.distance <= 4
     assert (found.num_pictures, found.num_other, found.num_met, found.unreadable) == (7, 4, 2, ())
+
+
+def test_pictures_of_several_labels_each_are_compared_by_the_names_of_all(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        put(tmp_path / name, photo("abc".index(name[0])))
+    (tmp_path / "one.csv").write_text("path,label\na.png,dog;ball\nb.png,ball\nc.png,\n")
+    (tmp_path / "other.csv").write_text("path,label\na.png,ball;dog\nb.png,cat\n")
+    found = find_duplicates(open_pictures(tmp_path / "one.csv"), open_pictures(tmp_path / "other.csv"))
+    differing = {group.first: group.labels_differ for group in found.groups}
+    assert differing == {("a.png",): False, ("b.png",): True}
 
 
 def test_equal_pixels_within_a_set_are_found_whatever_their_format(leak):

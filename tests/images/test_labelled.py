@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from anabranch.errors import DatasetError, ImageError
-from anabranch.images.labelled import open_labelled, open_unlabelled
+from anabranch.images.labelled import open_labelled, open_pictures, open_unlabelled
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -311,6 +311,15 @@ def test_a_csv_of_several_labels_gives_targets_and_no_labels(tmp_path):
     assert again.targets.tolist() == data.targets.tolist()
     with pytest.raises(DatasetError, match="multi_label=True"):
         open_labelled(tmp_path / "set.csv")
+
+
+def test_where_pictures_alone_are_wanted_a_csv_may_give_them_several_labels(tmp_path):
+    put(tmp_path / "a.png")
+    for several in ("path,label\na.png,dog;ball\n", "path,label\na.png,\na.png,dog\n"):
+        (tmp_path / "set.csv").write_text(several)
+        assert open_pictures(tmp_path / "set.csv").labels.tolist() == [-1] * (several.count("\n") - 1)
+    (tmp_path / "set.csv").write_text("path,label\na.png,dog\na.png,ball\n")
+    assert open_pictures(tmp_path / "set.csv").labels.tolist() == [1, 0]
 
 
 def test_several_labels_a_picture_want_a_csv(classes):

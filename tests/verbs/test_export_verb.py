@@ -11,6 +11,7 @@ from anabranch import cli
 from anabranch.export.write import FORMATS
 from anabranch.nets.load import About, Trained, save_trained
 from anabranch.runtimes import open_model
+from definitions import average_precision
 
 
 @pytest.fixture
@@ -43,6 +44,29 @@ def test_int8_is_calibrated_and_measured_on_pictures_of_a_set(anabranch, checkpo
     assert f"onnxruntime int8: at most {said['max_abs']:.2g} from the net" in done.out
     assert f"{said['top1_flips']} of 20 top-1 answers differ; {5 * right['onnxruntime']:.2f} % are right" in done.out
     assert "measured on 20 pictures of photos, others than the 20 it was calibrated by" in done.out
+
+
+def test_int8_is_calibrated_by_pictures_of_several_labels_each(anabranch, packed, photos, tmp_path) -> None:
+    preprocess = open_model(packed.folder).card.preprocess
+    told = {"name": "tiny", "licence": "CC0-1.0", "class_names": tuple("abcde"), "multi_label": True}
+    save_trained(tmp_path / "several.safetensors", Trained(packed.net, About(preprocess=preprocess, **told)))
+    names = sorted(str(path.relative_to(photos)) for path in Path(photos).rglob("*.png"))
+    rows = [f"{name},{('a;b', 'e', '')[at % 3]}" for at, name in enumerate(names)]
+    listed = Path(photos, "list.csv")
+    listed.write_text("\n".join(["path,label", *rows]))
+    Path(photos, "classes.json").write_text(json.dumps(list("abcde")))
+    words = ["--format", "openvino", "--precision", "int8", "--calibrate", str(listed), "--max-flips", "100"]
+    done = anabranch("export", str(tmp_path / "several.safetensors"), "-o", str(tmp_path / "out"), *words)
+    assert (done.status, done.err) == (0, "")
+    assert "measured on 20 pictures of list.csv, others than the 20 it was calibrated by" in done.out
+    card = json.loads((tmp_path / "out/card.json").read_text())
+    assert (card["multi_label"], card.get("accuracy", {})) == (True, {})
+    scored = anabranch("evaluate", str(listed), "-m", str(tmp_path / "out"), "--precision", "int8", "--json")
+    pixels = np.stack([preprocess(np.asarray(Image.open(Path(photos, name)))) for name in names])
+    logits = open_model(tmp_path / "out", precision="int8").predict(pixels)
+    shown = [[at % 3 == 0, at % 3 == 0, False, False, at % 3 == 1] for at in range(40)]
+    precisions = [average_precision(logits[:, k], np.array(shown)[:, k]) for k in (0, 1, 4)]
+    assert json.loads(scored.out)["map"] == pytest.approx(100 * np.mean(precisions), abs=1e-3)
 
 
 def test_int8_without_pictures_says_how_to_give_some(anabranch, checkpoint, tmp_path) -> None:

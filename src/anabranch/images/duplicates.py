@@ -205,10 +205,12 @@ def _fingerprints(
 def _labels(data: Labelled, *, by_name: bool) -> Callable[[int], Hashable]:
     """What is compared of a picture's label, if it has one: sets that name their classes may number them otherwise."""
     targets, names = data.targets, data.class_names
+    if by_name and names is not None:
+        if targets is not None:
+            return lambda index: frozenset(names[number] for number in targets[index].nonzero()[0])
+        return lambda index: frozenset([names[data.labels[index]]])
     if targets is not None:
         return lambda index: targets[index].tobytes()
-    if by_name and names is not None:
-        return lambda index: names[data.labels[index]]
     return lambda index: int(data.labels[index]) if data.labels[index] >= 0 else None
 
 

@@ -41,7 +41,7 @@ from anabranch.images.decode import decode
 from anabranch.images.files import count_ignored, files_in, is_hidden, is_picture, told_ignored
 from anabranch.images.idx import IMAGES, is_idx, labels_beside, read_idx
 from anabranch.images.imagenet import is_ground_truth, read_ground_truth
-from anabranch.images.lists import read_rows, read_targets
+from anabranch.images.lists import holds_several, read_rows, read_targets
 from anabranch.images.shards import SPLITS, are_shards, open_shards
 
 
@@ -184,13 +184,13 @@ def open_labelled(
 def open_pictures(path: str | os.PathLike[str], *, split: str | None = None) -> Labelled:
     """The labelled set at `path`, or all pictures below a folder in which some lie loose, with -1 for their labels.
 
-    Raises DatasetError.
+    A CSV may give them several labels each. Raises DatasetError.
     """
     path = Path(path)
     folder = path if split is None else path / split
     if folder.is_dir() and any(is_picture(each.name) and each.is_file() for each in folder.iterdir()):
         return _below(folder)
-    return open_labelled(path, split=split)
+    return open_labelled(path, split=split, multi_label=path.is_file() and holds_several(path))
 
 
 def open_unlabelled(path: str | os.PathLike[str], *, split: str | None = None) -> Labelled:

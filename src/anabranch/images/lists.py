@@ -85,6 +85,13 @@ def read_targets(path: Path) -> Targets:
     return paths, targets, classes
 
 
+def holds_several(path: Path) -> bool:
+    """Whether it is a CSV in which a picture has several labels, or none. Raises DatasetError naming file and line."""
+    if path.suffix.lower() != ".csv":
+        return False
+    return any(not label or _BETWEEN in label for _, _, label in _csv_rows(path, may_be_empty=True))
+
+
 def read_classes(folder: Path) -> tuple[str, ...] | None:
     """The names of class 0, 1, ... from `classes.json` in a folder; None where there is none. Raises DatasetError."""
     path = folder / CLASSES_FILE

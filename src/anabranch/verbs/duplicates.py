@@ -12,6 +12,7 @@ from typing import TextIO
 from anabranch.disk import replacing_file
 from anabranch.images.duplicates import Found, Group, find_duplicates
 from anabranch.images.labelled import Labelled, open_labelled, open_pictures
+from anabranch.images.lists import holds_several
 from anabranch.screen import csv_output, open_csv, print_json, spelt
 from anabranch.verbs.progress import progress_bar
 
@@ -61,7 +62,7 @@ def _open(path: str, split: str | None, labels: str | None) -> Labelled:
     """A flat folder does without labels."""
     if labels is None:
         return open_pictures(path, split=split)
-    return open_labelled(Path(path), split=split, labels=Path(labels))
+    return open_labelled(Path(path), split=split, labels=Path(labels), multi_label=holds_several(Path(labels)))
 
 
 def _print_found(found: Found) -> None:
