@@ -1,7 +1,7 @@
 # make demo    classify the sample photos with the built-in model (no torch)
 # make test    every test, with a coverage figure
 # make test-cpp build the C++ predictor and compare it with Python's
-# make test-edge convert for ncnn, MNN, ExecuTorch and LiteRT, and compare what their runtimes answer
+# make test-edge convert for ncnn, MNN, ExecuTorch and LiteRT, and compare what their runtimes answer; ask a Triton
 # make check   format, lint, types, floors
 # make parity  the publishers' own code against ours; parity-large: their nets above 100 million parameters
 # make docs    renew the generated tables
@@ -87,8 +87,9 @@ $(DEV)/ready: pyproject.toml constraints.txt
 	$(DEV)/bin/python $(INSTALL) --editable '.[dev]'
 	touch $@
 
-# converters that pin what the others do not have
+# converters that pin what the others do not have; of nvidia-pytriton the server alone, without what its Python wants
 $(EDGE)/ready: pyproject.toml constraints-edge.txt
 	$(PYTHON) -m venv $(EDGE)
 	$(EDGE)/bin/python $(PIP) constraints-edge.txt --editable '.[torch,onnxruntime,edge,executorch,litert,tensorrt]' pytest
+	$(EDGE)/bin/python $(PIP) constraints-edge.txt --no-deps 'nvidia-pytriton; sys_platform == "linux" and platform_machine == "x86_64"'
 	touch $@
