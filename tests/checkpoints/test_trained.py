@@ -8,20 +8,16 @@ from anabranch.checkpoints.trained import open_trained
 from anabranch.errors import CheckpointError, UsageError, WeightsMismatch
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.dialects import DIALECTS
-from anabranch.nets.load import Trained, save_trained
+from anabranch.nets.load import About, Trained, save_trained
 from anabranch.nets.net import build
 from anabranch.nets.spelling import to_theirs
 
 
 @pytest.fixture
 def own(tmp_path):
-    trained = Trained(
-        net=build(Arch(depths=(1, 1), width=8), num_classes=2),
-        name="mine",
-        licence="CC0-1.0",
-        class_names=("cat", "dog"),
-        preprocess=Preprocess(crop_px=32, resize_px=32),
-    )
+    preprocess = Preprocess(crop_px=32, resize_px=32)
+    about = About(name="mine", licence="CC0-1.0", class_names=("cat", "dog"), preprocess=preprocess)
+    trained = Trained(build(Arch(depths=(1, 1), width=8), num_classes=2), about)
     save_trained(tmp_path / "mine.safetensors", trained)
     return tmp_path / "mine.safetensors"
 
