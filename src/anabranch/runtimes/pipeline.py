@@ -25,7 +25,7 @@ from anabranch.runtimes.predictor import Predictor, sigmoid, softmax
 if TYPE_CHECKING:  # half as long to import as numpy itself
     from numpy.typing import NDArray
 
-_MOST_WORKERS = 32  # each holds a picture as it was taken, and beyond these Python's own lock is what they wait for
+_MOST_WORKERS = 32  # each holds a picture as it was taken
 
 Source = str | Path | tuple[str, bytes]  # a file, or a name and what a file would hold
 

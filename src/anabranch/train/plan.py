@@ -65,14 +65,13 @@ def plan_of(recipe: Recipe, sets: Sets, team: Team, *, step: int = 0) -> Plan:
         processes=team.processes,
         device=device_name(team.device),
         lr=scaled_lr(recipe.steps),
-        steps_per_epoch=steps_per_epoch(recipe, len(sets.shown), team.processes),
+        steps_per_epoch=_steps_per_epoch(recipe, len(sets.shown), team.processes),
         step=step,
         doubts=doubts(sets),
     )
 
 
-def steps_per_epoch(recipe: Recipe, pictures: int, processes: int) -> int:
-    """Raises RecipeError where the recipe's batch or steps do not fit so many pictures, or processes."""
+def _steps_per_epoch(recipe: Recipe, pictures: int, processes: int) -> int:
     wanted, parts = recipe.steps, processes * recipe.steps.accumulate
     if wanted.batch % parts or wanted.batch > pictures:
         fits = min(wanted.batch, pictures) // parts * parts

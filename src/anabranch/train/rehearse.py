@@ -14,7 +14,7 @@ import torch
 from anabranch.train.data import Crops, Share, sides
 from anabranch.train.distil import Locate, a_path
 from anabranch.train.estimate import Estimate, Parts, estimate, steps_timed
-from anabranch.train.plan import plan_of, shares, steps_per_epoch
+from anabranch.train.plan import Plan, plan_of, shares
 from anabranch.train.score import answers, tested_net
 from anabranch.train.sets import Sets, open_sets
 from anabranch.train.student import Student
@@ -39,7 +39,7 @@ def rehearse(recipe: Recipe, folder: Path, *, locate: Locate = a_path) -> Estima
         try:
             flipped = _with_run(recipe, channels_last=not recipe.run.channels_last)
             student = Student(flipped, sets.class_names, team, locate=locate)
-            share = next(_first_epoch(recipe, sets, team, max(sides(recipe))))
+            share = next(_first_epoch(found.plan, sets, team, max(sides(recipe))))
             other = steps_timed(lambda: student.step(share, 0, 0.0), found.computing.times, team.device)
         except torch.OutOfMemoryError:
             return found
@@ -61,7 +61,7 @@ def _rehearsed(recipe: Recipe, folder: Path, sets: Sets, team: Team, *, locate: 
         return len(answers(tested, few, sets, team, at_once=at_once).indices)
 
     def parts(side_px: int) -> Parts[Share]:
-        fetch = partial(next, _first_epoch(recipe, sets, team, side_px))
+        fetch = partial(next, _first_epoch(plan, sets, team, side_px))
         return Parts(fetch=fetch, step=step, test=test, held=student.learner.tensors)
 
     def agreed(seconds: float) -> float:
@@ -73,13 +73,13 @@ def _rehearsed(recipe: Recipe, folder: Path, sets: Sets, team: Team, *, locate: 
     return estimate(plan, parts(largest), folder, team.device, smaller=smaller, agreed=agreed)
 
 
-def _first_epoch(recipe: Recipe, sets: Sets, team: Team, side_px: int) -> Iterator[Share]:
+def _first_epoch(plan: Plan, sets: Sets, team: Team, side_px: int) -> Iterator[Share]:
     """This process's share of the batches of the first epoch, at that side, again and again."""
-    steps = steps_per_epoch(recipe, len(sets.shown), team.processes)
+    recipe = plan.recipe
     crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=recipe.run.seed)
     crops.side_px = side_px
     while True:
-        yield from shares(recipe, crops, team, epoch=0, steps=steps)
+        yield from shares(recipe, crops, team, epoch=0, steps=plan.steps_per_epoch)
 
 
 def _with_run(recipe: Recipe, **run: Any) -> Recipe:
