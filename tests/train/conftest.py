@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,15 @@ def write_idx(folder: Path, prefix: str, pictures: np.ndarray, labels: np.ndarra
     head = struct.pack(">IIII", 0x803, *pictures.shape)
     (folder / f"{prefix}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
     (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, len(labels)) + labels.tobytes())
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes that tests start: two threads add the same numbers in another order than one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

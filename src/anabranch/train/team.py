@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # here, since it holds for ever the group that there is when it is imported
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -65,7 +66,10 @@ class Team:
             return net
         # With this its buckets keep their first layout. Laid out anew after the first step, as they otherwise are, a
         # resumed run would add the gradients of three or more processes in another order.
-        return DistributedDataParallel(net, find_unused_parameters=True)
+        # It holds its group for as long as a traceback may hold the net. So it has one of its own, and the other one's
+        # threads, which may be the last to hold a tensor of Python's, end before Python does, which would abort.
+        own = dist.new_group() if self.device.type == "cpu" else None
+        return DistributedDataParallel(net, find_unused_parameters=True, process_group=own)
 
     def share(self, state: Mapping[str, Tensor]) -> None:
         """Give every process the leading one's tensors, in place."""
