@@ -73,6 +73,13 @@ def test_of_many_pictures_300_calibrate_and_1000_are_measured_on() -> None:
     assert (len(pictures.calibration), pictures.truth) == (300, None)
 
 
+@pytest.mark.parametrize("wanted", [32, 2000])
+def test_as_many_as_are_asked_for_are_measured_on(wanted: int) -> None:
+    pictures, notes = draw(Many(5000, damaged=5001), INPUT, LABELS, name="many", measured=wanted)  # type: ignore[arg-type]
+    assert pictures.calibration is not None
+    assert (len(pictures.calibration), len(pictures.measured) + len(notes)) == (300, wanted)
+
+
 def test_of_the_pictures_that_are_drawn_one_in_a_hundred_may_be_unreadable() -> None:
     drawn = draw(Many(20_000, damaged=400), INPUT, LABELS, name="many")  # type: ignore[arg-type]
     assert 0 < len(drawn.notes) <= 13

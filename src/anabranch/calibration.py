@@ -14,7 +14,7 @@ from anabranch.images.labelled import Labelled
 from anabranch.images.preprocess import Preprocess
 
 _CALIBRATED = 300
-_MEASURED = 1000
+MEASURED = 1000
 _FEWEST = 32
 
 
@@ -32,16 +32,18 @@ class Drawn(NamedTuple):
     notes: tuple[str, ...]  # what a person should know of them, a line each
 
 
-def draw(data: Labelled, preprocess: Preprocess, labels: tuple[str, ...], *, name: str) -> Drawn:
-    """Up to 1,300 pictures of a set, the same ones each time: up to 300 to calibrate by, at most half of them.
+def draw(
+    data: Labelled, preprocess: Preprocess, labels: tuple[str, ...], *, name: str, measured: int = MEASURED
+) -> Drawn:
+    """Pictures of a set, the same ones each time: up to `measured`, and up to 300 others to calibrate by.
 
-    The set may do without labels, then -1. One in a hundred of these may be unreadable. Raises DatasetError where more
+    Of few pictures half are for each. The set may do without labels, then -1. One in a hundred of these may be unreadable. Raises DatasetError where more
     are, or fewer than 32 are left.
     """
     pixels: list[NDArray[np.uint8]] = []
     indices: list[int] = []
     unreadable: list[str] = []
-    for index in np.random.default_rng(0).permutation(len(data))[: _CALIBRATED + _MEASURED].tolist():
+    for index in np.random.default_rng(0).permutation(len(data))[: _CALIBRATED + measured].tolist():
         try:
             pixels.append(preprocess(data.picture(index)))
             indices.append(index)
@@ -53,7 +55,7 @@ def draw(data: Labelled, preprocess: Preprocess, labels: tuple[str, ...], *, nam
             f"{name}: {len(pixels)} pictures are there to calibrate by{told}; {_FEWEST} at least are wanted, and at "
             "most one in a hundred that cannot be read"
         )
-    first = min(_CALIBRATED, len(pixels) // 2)
+    first = min(_CALIBRATED, max(len(pixels) // 2, len(pixels) - measured))
     truth, doubt = _truth(data, indices[first:], labels)
     notes = (*(f"left out: {each}" for each in unreadable), *([doubt] if doubt else []))
     stacked = np.stack(pixels)

@@ -69,6 +69,18 @@ def test_int8_is_calibrated_by_pictures_of_several_labels_each(anabranch, packed
     assert json.loads(scored.out)["map"] == pytest.approx(100 * np.mean(precisions), abs=1e-3)
 
 
+def test_the_number_of_pictures_that_are_measured_on_may_be_given(anabranch, checkpoint, photos, tmp_path) -> None:
+    rng = np.random.default_rng(1)
+    for index in range(300):
+        Image.fromarray(rng.integers(0, 256, (33, 33, 3), dtype=np.uint8)).save(Path(photos, "b", f"n{index}.png"))
+    words = ["--format", "openvino", "--calibrate", photos, "--measure", "35"]
+    done = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), *words)
+    assert done.status == 0, done.err
+    assert "measured on 35 pictures of photos, others than the 300 it was calibrated by" in done.out
+    alone = anabranch("export", checkpoint, "-o", str(tmp_path / "new"), "--measure", "35")
+    assert (alone.status, "of --calibrate DATA; give that too" in alone.err) == (2, True)
+
+
 def test_int8_without_pictures_says_how_to_give_some(anabranch, checkpoint, tmp_path) -> None:
     done = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), "--precision", "int8")
     assert done.status == 2

@@ -127,6 +127,12 @@ def agree(ours: str, reference: str, data: str, split: str | None, max_flips: fl
 @click.option("--calibrate", metavar="DATA", help="Pictures to find int8's ranges by, and others to measure all on.")
 @click.option("--split", help="Which split of DATA, such as train.")
 @click.option(
+    "--measure",
+    type=click.IntRange(min=32),
+    metavar="N",
+    help="Measure on up to N pictures of DATA.  [default: 1000]",
+)
+@click.option(
     "--max-flips",
     type=click.FloatRange(0, 100),
     default=1.0,
@@ -156,6 +162,7 @@ def export(
     precisions: tuple[str, ...],
     calibrate: str | None,
     split: str | None,
+    measure: int | None,
     max_flips: float,
     layers: str | None,
     backbone: bool,
@@ -180,6 +187,7 @@ def export(
         precisions=precisions,
         calibrate=calibrate,
         split=split,
+        measure=measure,
         max_flips=max_flips,
         layers=layers,
         backbone=backbone,

@@ -191,6 +191,6 @@ def check_flips(card: Card, max_flips: float) -> None:
             kept = ", with the sums between its blocks in f32 too" if graph and graph.float_sums else ""
             raise ExportError(
                 f"{name} in {precision} gives {met.top1_flips} of {met.num_pictures} pictures another top-1 answer "
-                f"than the net{kept}; at most {max_flips:.2%} were wanted. Nothing was written; allow more, or "
-                "calibrate by other pictures"
+                f"than the net, give or take {met.top1_flips**0.5:.0f} by chance{kept}; at most {max_flips:.2%} were "
+                "wanted. Nothing was written; measure on more pictures, allow more, or calibrate by others"
             )

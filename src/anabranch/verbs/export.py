@@ -32,6 +32,7 @@ def run(
     precisions: Sequence[str],
     calibrate: str | None,
     split: str | None,
+    measure: int | None,
     max_flips: float,
     layers: str | None,
     backbone: bool,
@@ -49,6 +50,8 @@ def run(
         raise UsageError("--layers tells of the layers in int8; ask for --precision int8 too")
     if split is not None and calibrate is None:
         raise UsageError("--split is one of --calibrate DATA; give that too")
+    if measure is not None and calibrate is None:
+        raise UsageError("--measure is a number of pictures of --calibrate DATA; give that too")
     if stored != "f32" and not set(precisions) - {"int8"}:
         raise UsageError(f"--stored {stored} is for files in f32; ask for --precision f32 too")
     known_servers(servers, formats or everyday_formats(), storage_uri)
@@ -70,7 +73,7 @@ def run(
         formats=formats or None,
         stored=stored,
         precisions=precisions,
-        pictures=None if calibrate is None else partial(_pictures, Path(calibrate), split),
+        pictures=None if calibrate is None else partial(_pictures, Path(calibrate), split, measure),
         max_flips=max_flips / 100,
         layers=None if layers is None else Path(layers),
         backbone=backbone,
@@ -95,12 +98,15 @@ def run(
     return 0
 
 
-def _pictures(data: Path, split: str | None, preprocess: Preprocess, labels: tuple[str, ...]) -> Pictures:
+def _pictures(
+    data: Path, split: str | None, measure: int | None, preprocess: Preprocess, labels: tuple[str, ...]
+) -> Pictures:
     """Of a labelled set, or of a folder of pictures without labels."""
-    from anabranch.calibration import draw
+    from anabranch.calibration import MEASURED, draw
     from anabranch.images.labelled import open_pictures
 
-    drawn = draw(open_pictures(data, split=split), preprocess, labels, name=data.name)
+    pictures = open_pictures(data, split=split)
+    drawn = draw(pictures, preprocess, labels, name=data.name, measured=measure or MEASURED)
     for note in drawn.notes:
         print(f"warning: {data}: {note}", file=sys.stderr)
     return drawn.pictures
