@@ -37,8 +37,8 @@ def draw(
 ) -> Drawn:
     """Pictures of a set, the same ones each time: up to `measured`, and up to 300 others to calibrate by.
 
-    Of few pictures half are for each. The set may do without labels, then -1. One in a hundred of these may be unreadable. Raises DatasetError where more
-    are, or fewer than 32 are left.
+    Of few pictures half are for each. The set may do without labels, then -1. One in a hundred of these may be
+    unreadable. Raises DatasetError where more are, or fewer than 32 are left.
     """
     pixels: list[NDArray[np.uint8]] = []
     indices: list[int] = []
