@@ -1,7 +1,8 @@
 """The teacher of a run, and the loss of a student that learns its answers.
 
 A teacher is shown what the student is shown: the augmented and mixed batch, so that both answer about the same pixels
-(Beyer et al. 2022, "consistent and patient"). It may be a net, from any checkpoint, or an artefact on its engine.
+(Beyer et al. 2022, "consistent and patient"). It may be a net, from any checkpoint, an artefact on its engine, or a
+program of any kind in a process of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from anabranch.runtimes.predictor import Predictor
 from anabranch.train.classes import columns
 from anabranch.train.data import sides
 from anabranch.train.losses import js, kl
+from anabranch.train.program import Program
 from anabranch.train.tables import RANDOM, Distil, Recipe
 
 # From a name in a recipe to a file, and the published weights that the file is like, if the name is theirs.
@@ -57,7 +59,7 @@ def open_teacher(
     *,
     locate: Locate = a_path,
 ) -> Teacher:
-    """The teacher that `recipe.distil` names: an artefact folder, or a checkpoint that `locate` finds.
+    """The teacher that `recipe.distil` names: an artefact folder, a checkpoint that `locate` finds, or a program.
 
     Its classes must be the student's `class_names`, in any order; ImageNet-1k's WordNet ids are as good as its words.
     Raises RecipeError, DatasetError, and what opening an artefact or a checkpoint raises.
@@ -65,6 +67,10 @@ def open_teacher(
     distil = recipe.distil
     assert distil is not None
     student = recipe.input.preprocess()
+    if not isinstance(distil.teacher, str):
+        program = Program(distil.teacher)
+        columns = _columns(program.greeting.classes, class_names, teacher=program.name)
+        return ProgramTeacher(program, columns, student=student)
     if not Path(distil.teacher).is_dir() and (distil.engine, distil.precision) != ("openvino", None):
         raise RecipeError(
             "distil.engine and distil.precision belong to an artefact's folder, and distil.teacher = "
@@ -114,7 +120,7 @@ class NetTeacher:
                     part.track_running_stats = False
         device = net.head.weight.device
         self._columns = torch.from_numpy(columns).to(device)
-        self._gain, self._offset = (value.to(device) for value in _renormalising(student, own))
+        self._gain, self._offset = (value.to(device) for value in _renormalising(student, own.mean, own.std))
         self._same_input = (student.mean, student.std) == (own.mean, own.std)
 
     @torch.no_grad()  # inference mode would not do: the student's loss keeps these logits for its gradient
@@ -157,6 +163,24 @@ class ArtefactTeacher:
         return hashlib.sha256("\n".join([*told, *how, *map(str, self._columns)]).encode()).hexdigest()
 
 
+class ProgramTeacher:
+    """A program, for pictures of any side that it takes. It answers one batch at a time."""
+
+    def __init__(self, program: Program, columns: NDArray[np.int64], *, student: Preprocess):
+        self._program = program
+        self._columns = columns
+        self._gain, self._offset = _renormalising(student, program.greeting.mean, program.greeting.std)
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        answers = self._program.logits((x.detach().float().cpu() * self._gain + self._offset).numpy())
+        return torch.from_numpy(answers[:, self._columns]).to(x.device)
+
+    def sha256(self) -> str:
+        told = self._program.greeting
+        return hashlib.sha256(repr((told.identity, told.mean, told.std, self._columns.tolist())).encode()).hexdigest()
+
+
 def distilled(student: Tensor, teacher: Tensor, label_loss: Tensor | None, distil: Distil) -> Tensor:
     """What the student is to lower: (1 - labels) times its distance from the teacher, and labels times `label_loss`.
 
@@ -191,11 +215,14 @@ def _check_side(predictor: Predictor, side_px: int, *, teacher: str) -> None:
         )
 
 
-def _renormalising(student: Preprocess, own: Preprocess) -> tuple[Tensor, Tensor]:
-    """Gain and offset, (3, 1, 1), from the student's normalised pixels to the teacher's."""
-    gain = _colour(student.std) / _colour(own.std)
-    return gain, (_colour(student.mean) - _colour(own.mean)) / _colour(own.std)
+_Colour = tuple[float, float, float]
 
 
-def _colour(value: tuple[float, float, float]) -> Tensor:
+def _renormalising(student: Preprocess, mean: _Colour, std: _Colour) -> tuple[Tensor, Tensor]:
+    """Gain and offset, (3, 1, 1), from the student's normalised pixels to those of a teacher of this mean and std."""
+    gain = _colour(student.std) / _colour(std)
+    return gain, (_colour(student.mean) - _colour(mean)) / _colour(std)
+
+
+def _colour(value: _Colour) -> Tensor:
     return torch.tensor(value, dtype=torch.float32).reshape(3, 1, 1)

@@ -1,0 +1,132 @@
+"""A program that answers about batches, in a process of its own and in whatever it is written.
+
+It first writes a line of JSON to its standard output, which says what it is:
+
+    {"classes": ["ant", ...], "mean": [0.485, ...], "std": [0.229, ...], "identity": "a hash of its weights, say"}
+
+Each batch then comes to its standard input as a line {"shape": [n, 3, S, S]} and so many float32, little-endian, RGB,
+from which `mean` is taken and which are divided by `std`, 1 being white. It answers by a line {"shape": [n, K]} and so
+many logits, float32 and little-endian. It ends where its input ends. What it says on standard error is shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shlex
+import subprocess
+import weakref
+from typing import IO, Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from anabranch.errors import RecipeError
+
+_LONGEST_LINE = 1 << 24  # bytes; 100,000 classes with long names
+_GRACE_S = 10.0
+_F32 = np.dtype("<f4")
+
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Greeting(BaseModel):
+    """What a program says of itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    mean: tuple[_Finite, _Finite, _Finite]  # of the pixels that it takes, in parts of white
+    std: tuple[_Positive, _Positive, _Positive]
+    identity: Annotated[str, Field(min_length=1)]  # of all that its answers depend on but the batch
+
+
+class Program:
+    """The started program; it is ended with the object, or with this process.
+
+    Raises RecipeError where it does not start or does not say what it is.
+    """
+
+    def __init__(self, command: tuple[str, ...]):
+        self.name = shlex.join(command)
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # or Ctrl-C would end it within the step that is still to be kept
+            )
+        except OSError as error:
+            raise RecipeError(f"distil.teacher: {self.name} does not start: {error.strerror}") from None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process, self._asked, self._answered = process, process.stdin, process.stdout
+        weakref.finalize(self, _end, process, process.stdin, process.stdout)
+        line = self._line()
+        try:
+            self.greeting = Greeting.model_validate_json(line)
+        except ValidationError as error:
+            told = error.errors(include_url=False)[0]
+            where = ".".join(map(str, told["loc"]))
+            raise self._refused(
+                f"does not say what it is in its first line, {_shortened(line)}: {where or 'the line'}: {told['msg']}"
+            ) from None
+
+    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, 3, S, S), normalised as the program wants it -> (n, K), finite. Raises RecipeError."""
+        shape = (len(x), len(self.greeting.classes))
+        try:
+            self._asked.write(json.dumps({"shape": x.shape}).encode() + b"\n")
+            self._asked.write(np.ascontiguousarray(x, _F32).data)
+            self._asked.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+        line = self._line()
+        try:
+            met = json.loads(line)["shape"]
+        except (ValueError, TypeError, KeyError):
+            met = None
+        if met != list(shape):
+            raise self._refused(f'answers {_shortened(line)} where {{"shape": {list(shape)}}} was wanted')
+        data = self._answered.read(math.prod(shape) * _F32.itemsize)
+        if len(data) < math.prod(shape) * _F32.itemsize:
+            raise self._ended()
+        answers = np.frombuffer(data, _F32).astype(np.float32).reshape(shape)
+        if not np.isfinite(answers).all():
+            raise self._refused("answers with values that are not finite")
+        return answers
+
+    def _line(self) -> bytes:
+        line = self._answered.readline(_LONGEST_LINE)
+        if not line:
+            raise self._ended()
+        return line
+
+    def _ended(self) -> RecipeError:
+        try:
+            status = f"it ended with status {self._process.wait(_GRACE_S)}"
+        except subprocess.TimeoutExpired:
+            status = "it closed its standard input or output"
+        return self._refused(f"does not answer: {status}, and what it said of that is on standard error")
+
+    def _refused(self, what: str) -> RecipeError:
+        return RecipeError(f"distil.teacher: {self.name} {what}")
+
+
+def _shortened(line: bytes) -> str:
+    text = repr(line.decode(errors="replace").rstrip("\n"))
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _end(process: subprocess.Popen[bytes], asked: IO[bytes], answered: IO[bytes]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # it may have ended before it had read all
+        asked.close()
+    try:
+        process.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    answered.close()
