@@ -204,6 +204,16 @@ def test_the_bar_fits_into_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         assert what in bare
 
 
+def test_the_bar_says_what_the_last_test_did_in_place_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = shown(monkeypatch, told(12_345), line(top1=71.25), told(12_346), line(top1=100.0), told(112_589))
+    bare = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent).replace("\r", "\n")
+    last = [each for each in bare.splitlines() if "pictures/s" in each][-1]
+    assert "loss 2.346  top-1 100.00 %" in last
+    assert "112589/112590" in last
+    assert "lr" not in last
+    assert len(last.rstrip()) <= 80
+
+
 def test_nothing_is_drawn_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pictures/s" not in shown(monkeypatch, {"plan": plan()})
 

@@ -64,7 +64,10 @@ class Lines:
 
 
 class Bar:
-    """A bar over all steps with the time left on standard error; what `Lines` says of an epoch stands above it."""
+    """A bar over all steps with the time left on standard error; what `Lines` says of an epoch stands above it.
+
+    Beside the loss stands the learning rate, and from the first test on what the last one's score was.
+    """
 
     def __enter__(self) -> Bar:
         from rich.console import Console
@@ -73,7 +76,7 @@ class Bar:
 
         self.hint = Hint()
         self.bar = Progress(
-            TextColumn("loss {task.fields[loss]:.3f}  lr {task.fields[lr]:.2g}"),
+            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[beside]}"),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),  # it has the room that the words leave
             MofNCompleteColumn(),
             TextColumn("{task.fields[pace]:.0f} pictures/s"),
@@ -83,7 +86,8 @@ class Bar:
             expand=True,
             speed_estimate_period=600,  # a step may take a minute
         )
-        self.task = self.bar.add_task("", total=None, visible=False, loss=0.0, lr=0.0, pace=0.0, waiting="")
+        self.task = self.bar.add_task("", total=None, visible=False, loss=0.0, beside="", pace=0.0, waiting="")
+        self.score: str | None = None
         self.bar.start()
         return self
 
@@ -96,6 +100,7 @@ class Bar:
             self._say(summary(told["plan"]))
         elif "step" not in told:
             self._say([epoch_line(told)])
+            self.score = _scores(told)[0]
         else:
             self._say(self.hint(told))
             loud = "[bold red]" if told["waiting"] > _MUCH_WAITING else ""
@@ -105,7 +110,7 @@ class Bar:
                 total=told["steps"],
                 visible=True,
                 loss=told["loss"],
-                lr=told["lr"],
+                beside=self.score or f"lr {told['lr']:.2g}",
                 pace=told["pictures_per_s"],
                 waiting=f"{loud}waiting {_percent(told['waiting'])}",
             )
@@ -181,15 +186,18 @@ def step_line(told: Mapping[str, Any], left_seconds: float) -> str:
 
 def epoch_line(line: Mapping[str, Any]) -> str:
     """A line of the history; a second one where pictures could not be read."""
-    told = {"top-1": "top1", "top-5": "top5", "mAP": "map", "F1": "f1"}
-    figures = "  ".join(f"{name} {line[key]:.2f} %" for name, key in told.items() if key in line)
     scores = (
         f"epoch {line['epoch']:3d}  loss {line['loss']:.4f}  test {line['test_loss']:.4f}  "
-        f"{figures}  at {duration(line['seconds'])}"
+        f"{'  '.join(_scores(line))}  at {duration(line['seconds'])}"
     )
     if not line["unreadable"]:
         return scores
     return f"{scores}\n           left out {counted(line['unreadable'], 'picture')} that could not be read"
+
+
+def _scores(line: Mapping[str, Any]) -> list[str]:
+    told = {"top-1": "top1", "top-5": "top5", "mAP": "map", "F1": "f1"}
+    return [f"{name} {line[key]:.2f} %" for name, key in told.items() if key in line]
 
 
 def ending(
