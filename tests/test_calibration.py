@@ -80,6 +80,13 @@ def test_as_many_as_are_asked_for_are_measured_on(wanted: int) -> None:
     assert (len(pictures.calibration), len(pictures.measured) + len(notes)) == (300, wanted)
 
 
+def test_where_nothing_is_calibrated_all_are_measured_on(folder: Path) -> None:
+    pictures, _ = draw(open_labelled(folder), INPUT, LABELS, name="set", measured=50, calibrates=False)
+    assert (len(pictures.measured), pictures.calibration, pictures.name) == (50, None, "50 pictures of set")
+    assert pictures.truth is not None
+    assert pictures.truth.tolist() == [(1, 0)[grey % 2] for grey in greys(pictures.measured)]
+
+
 def test_of_the_pictures_that_are_drawn_one_in_a_hundred_may_be_unreadable() -> None:
     drawn = draw(Many(20_000, damaged=400), INPUT, LABELS, name="many")  # type: ignore[arg-type]
     assert 0 < len(drawn.notes) <= 13

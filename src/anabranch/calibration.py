@@ -33,34 +33,45 @@ class Drawn(NamedTuple):
 
 
 def draw(
-    data: Labelled, preprocess: Preprocess, labels: tuple[str, ...], *, name: str, measured: int = MEASURED
+    data: Labelled,
+    preprocess: Preprocess,
+    labels: tuple[str, ...],
+    *,
+    name: str,
+    measured: int = MEASURED,
+    calibrates: bool = True,
 ) -> Drawn:
-    """Pictures of a set, the same ones each time: up to `measured`, and up to 300 others to calibrate by.
+    """Pictures of a set, the same ones each time: up to `measured`, and up to 300 others if one of these `calibrates`.
 
     Of few pictures half are for each. The set may do without labels, then -1. One in a hundred of these may be
     unreadable. Raises DatasetError where more are, or fewer than 32 are left.
     """
-    pixels: list[NDArray[np.uint8]] = []
+    drawn = np.random.default_rng(0).permutation(len(data))[: measured + (_CALIBRATED if calibrates else 0)].tolist()
+    pixels = np.empty((len(drawn), preprocess.crop_px, preprocess.crop_px, 3), np.uint8)
     indices: list[int] = []
     unreadable: list[str] = []
-    for index in np.random.default_rng(0).permutation(len(data))[: _CALIBRATED + measured].tolist():
+    for index in drawn:
         try:
-            pixels.append(preprocess(data.picture(index)))
+            pixels[len(indices)] = preprocess(data.picture(index))
             indices.append(index)
         except ImageError as error:
             unreadable.append(str(error))
-    if len(pixels) < _FEWEST or len(unreadable) > 0.01 * (len(pixels) + len(unreadable)):
+    pixels = pixels[: len(indices)]
+    if len(pixels) < _FEWEST or len(unreadable) > 0.01 * len(drawn):
         told = f", and {len(unreadable)} cannot be read: {unreadable[0]}" if unreadable else ""
+        why = "calibrate by" if calibrates else "measure on"
         raise DatasetError(
-            f"{name}: {len(pixels)} pictures are there to calibrate by{told}; {_FEWEST} at least are wanted, and at "
+            f"{name}: {len(pixels)} pictures are there to {why}{told}; {_FEWEST} at least are wanted, and at "
             "most one in a hundred that cannot be read"
         )
-    first = min(_CALIBRATED, max(len(pixels) // 2, len(pixels) - measured))
+    first = min(_CALIBRATED, max(len(pixels) // 2, len(pixels) - measured)) if calibrates else 0
     truth, doubt = _truth(data, indices[first:], labels)
     notes = (*(f"left out: {each}" for each in unreadable), *([doubt] if doubt else []))
-    stacked = np.stack(pixels)
-    told = f"{len(stacked) - first:,} pictures of {name}, others than the {first:,} it was calibrated by"
-    return Drawn(Pictures(told, stacked[first:], truth, stacked[:first]), notes)
+    told = f"{len(pixels) - first:,} pictures of {name}"
+    if not calibrates:
+        return Drawn(Pictures(told, pixels, truth), notes)
+    told += f", others than the {first:,} it was calibrated by"
+    return Drawn(Pictures(told, pixels[first:], truth, pixels[:first]), notes)
 
 
 def _truth(

@@ -93,10 +93,10 @@ def test_a_program_ends_with_its_teacher_and_is_no_part_of_what_ctrl_c_ends(tiny
     before = children()
     teacher = open_teacher(taught(tiny, halves(tmp_path / "halves.py")), CLASSES, CPU)
     assert isinstance(teacher, ProgramTeacher)
-    [started] = children() - before
+    (started,) = children() - before
     assert os.getpgid(started) != os.getpgid(0)
     del teacher
-    assert children() == before
+    assert started not in children()
 
 
 def test_the_example_teaches_by_an_onnx_graph_whatever_its_libraries_print(tiny: Path, tmp_path: Path) -> None:
@@ -113,9 +113,10 @@ def test_the_example_teaches_by_an_onnx_graph_whatever_its_libraries_print(tiny:
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "net.onnx")
     told = {name: ABOUT[name] for name in ("classes", "mean", "std")}
     (tmp_path / "net.json").write_text(json.dumps(told))
-    loud = "import runpy, sys; sys.argv = sys.argv[1:]; import onnxruntime as o; old = o.InferenceSession.run\n"
-    loud += "o.InferenceSession.run = lambda *given: (print('loud', flush=True), old(*given))[1]\n"
-    loud += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    loud = "import builtins, os, runpy, sys; sys.argv = sys.argv[1:]; old = builtins.__import__\n"
+    loud += "def loud(name, *more):\n print('loading', name, flush=True) if name == 'onnxruntime' else None\n"
+    loud += " if name == 'onnxruntime': os.system('echo from below')\n return old(name, *more)\n"
+    loud += "builtins.__import__ = loud; runpy.run_path(sys.argv[0], run_name='__main__')"
     files = (str(tmp_path / "net.onnx"), str(tmp_path / "net.json"))
     x = torch.randn((7, 3, 12, 12), generator=torch.Generator().manual_seed(1))
     colour = [np.array(ABOUT[name], np.float32).reshape(3, 1, 1) for name in ("mean", "std")]
@@ -130,12 +131,13 @@ def test_the_example_teaches_by_an_onnx_graph_whatever_its_libraries_print(tiny:
     [
         (
             "print('loading the weights')",
-            r"does not say what it is in its first line, 'loading the weights': the line: ",
+            r"first line, 'loading the weights' \(the line: .*; standard output is for answ",
         ),
-        ('print(\'{"classes": ["a"]}\')', r"in its first line, .*: mean: Field required"),
+        ('print(\'{"classes": ["a"]}\')', r"in its first line, .* \(mean: Field required\)"),
+        ("import sys; sys.exit(3)", r"does not answer: it ended with status 3; see what it said on standard error"),
         (
-            "import sys; sys.exit(3)",
-            r"does not answer: it ended with status 3, and what it said of that is on standard",
+            "import os; os.kill(os.getpid(), 9)",
+            r"does not answer: it was ended by SIGKILL, as the system does where mem",
         ),
     ],
 )
@@ -145,8 +147,27 @@ def test_a_program_that_does_not_say_what_it_is_is_refused(tiny: Path, code: str
 
 
 def test_a_program_that_is_not_there_is_refused(tiny: Path) -> None:
-    with pytest.raises(RecipeError, match=r"distil\.teacher: nowhere/python 'a b\.py' does not start: No such file"):
+    with pytest.raises(
+        RecipeError, match=r"nowhere/python 'a b\.py' does not start: No such file.*; each word of a com"
+    ):
         open_teacher(taught(tiny, ("nowhere/python", "a b.py")), CLASSES, CPU)
+    with pytest.raises(RecipeError, match=r"does not start: embedded null byte"):
+        open_teacher(taught(tiny, ("python", "a\0")), CLASSES, CPU)
+    with pytest.raises(RecipeError, match=r"'python a\.py': there is no such file; a program is named word by word"):
+        open_teacher(read_recipe(tiny, overrides=["distil.teacher='python a.py'", "distil.labels=0.5"]), CLASSES, CPU)
+    with pytest.raises(RecipeError, match=r"distil\.teacher is empty"):
+        taught(tiny, ())
+
+
+def test_a_program_that_hangs_is_ended_with_all_that_it_started(tiny: Path, tmp_path: Path, monkeypatch) -> None:
+    started = tmp_path / "started"
+    code = f"import os, time; open({str(started)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    wrapper = (sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])", sys.executable, "-c", code)
+    monkeypatch.setattr("anabranch.train.program._LONGEST_S", 3.0)
+    with pytest.raises(RecipeError, match=r"did not answer for 0\.05 minutes, and was ended"):
+        open_teacher(taught(tiny, wrapper), CLASSES, CPU)
+    told = Path(f"/proc/{started.read_text()}/cmdline")
+    assert not told.exists() or not told.read_bytes()  # a zombie until init takes it
 
 
 def test_a_program_of_other_classes_is_refused(tiny: Path, tmp_path: Path) -> None:
@@ -204,7 +225,7 @@ def test_a_run_with_a_program_goes_on_to_the_same_bits_and_with_the_same_program
     assert all(torch.equal(value, halved[name]) for name, value in whole.items())
     alone = read_tensors(train(read_recipe(tiny), tmp_path / "alone"))[0]
     assert not torch.equal(alone["head.weight"], whole["head.weight"])
-    assert children() == before
+    assert children() <= before
 
 
 def test_a_run_whose_program_ends_names_it_in_one_line_and_can_be_gone_on_with(tiny: Path, tmp_path: Path) -> None:
@@ -219,7 +240,7 @@ def test_a_run_whose_program_ends_names_it_in_one_line_and_can_be_gone_on_with(t
     first = subprocess.run(words, capture_output=True, text=True, check=False)
     lines = first.stderr.splitlines()
     assert (first.returncode, "out of memory" in lines) == (2, True), first.stderr
-    assert lines[-1].endswith("does not answer: it ended with status 1, and what it said of that is on standard error")
+    assert lines[-1].endswith("does not answer: it ended with status 1; see what it said on standard error")
     assert read_tensors(tmp_path / "run/last.safetensors")[1]["progress"]["step"] == 4
     again = subprocess.run([*words, "--resume"], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr

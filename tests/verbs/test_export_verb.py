@@ -74,6 +74,9 @@ def test_the_number_of_pictures_that_are_measured_on_may_be_given(anabranch, che
     for index in range(300):
         Image.fromarray(rng.integers(0, 256, (33, 33, 3), dtype=np.uint8)).save(Path(photos, "b", f"n{index}.png"))
     words = ["--format", "openvino", "--calibrate", photos, "--measure", "35"]
+    alone = anabranch("export", checkpoint, "-o", str(tmp_path / "alone"), *words)
+    assert "measured on 35 pictures of photos\n" in alone.out
+    words += ["--precision", "int8", "--max-flips", "100"]
     done = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), *words)
     assert done.status == 0, done.err
     assert "measured on 35 pictures of photos, others than the 300 it was calibrated by" in done.out

@@ -191,6 +191,15 @@ def check_flips(card: Card, max_flips: float) -> None:
             kept = ", with the sums between its blocks in f32 too" if graph and graph.float_sums else ""
             raise ExportError(
                 f"{name} in {precision} gives {met.top1_flips} of {met.num_pictures} pictures another top-1 answer "
-                f"than the net, give or take {met.top1_flips**0.5:.0f} by chance{kept}; at most {max_flips:.2%} were "
-                "wanted. Nothing was written; measure on more pictures, allow more, or calibrate by others"
+                f"than the net{kept}; at most {max_flips:.2%} were wanted. Nothing was written; "
+                f"{_advice(met, max_flips)}"
             )
+
+
+def _advice(met: Agreement, max_flips: float) -> str:
+    share = met.top1_flips / met.num_pictures
+    chance = (met.num_pictures * share * (1 - share)) ** 0.5  # standard deviation of a binomial
+    otherwise = "allow more with --max-flips, or calibrate by other pictures"
+    if met.top1_flips - 2 * chance > max_flips * met.num_pictures:
+        return otherwise
+    return f"give or take {chance:.0f} are chance: measure on more pictures with --measure, {otherwise}"

@@ -66,7 +66,7 @@ class Fixed:
             if recipe["data"][part]:
                 del recipe["data"][part]["path"], recipe["data"][part]["labels"]  # a set may be moved
         if self.recipe.distil:
-            del recipe["distil"]["teacher"]  # and so may a teacher, which is known by its weights
+            del recipe["distil"]["teacher"]  # and so may a teacher, which is known by its hash
         keys = {f"{table}.{key}": value for table in recipe for key, value in _items(recipe[table])}
         shown, tested, class_names = self.sets
         return {

@@ -92,6 +92,11 @@ def open_teacher(
         for side_px in sides(recipe):
             _check_side(predictor, side_px, teacher=distil.teacher)
         return ArtefactTeacher(predictor, columns, student=student, name=distil.teacher)
+    if " " in distil.teacher and not Path(distil.teacher).exists():
+        raise RecipeError(
+            f"distil.teacher = {distil.teacher!r}: there is no such file; a program is named word by word, as in "
+            '["python", "teacher.py"]'
+        )
     path, like = locate(distil.teacher)
     trained = open_trained(path, like=like)
     _want_one_class(distil.teacher, multi_label=trained.about.multi_label)

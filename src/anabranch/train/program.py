@@ -6,7 +6,7 @@ It first writes a line of JSON to its standard output, which says what it is:
 
 Each batch then comes to its standard input as a line {"shape": [n, 3, S, S]} and so many float32, little-endian, RGB,
 from which `mean` is taken and which are divided by `std`, 1 being white. It answers by a line {"shape": [n, K]} and so
-many logits, float32 and little-endian. It ends where its input ends. What it says on standard error is shown.
+many logits, float32 and little-endian. It ends where its input ends. What it prints for people goes to standard error.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import shlex
+import signal
 import subprocess
+import threading
 import weakref
+from collections.abc import Iterator
 from typing import IO, Annotated
 
 import numpy as np
@@ -26,7 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from anabranch.errors import RecipeError
 
 _LONGEST_LINE = 1 << 24  # bytes; 100,000 classes with long names
-_GRACE_S = 10.0
+_LONGEST_S = 600.0  # until it has loaded its weights, and for a batch
+_GRACE_S = 2.0  # it has nothing to keep
 _F32 = np.dtype("<f4")
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -45,13 +50,15 @@ class Greeting(BaseModel):
 
 
 class Program:
-    """The started program; it is ended with the object, or with this process.
+    """The started program. With the object, or with this process, its input ends; it is killed if that does not end it.
 
-    Raises RecipeError where it does not start or does not say what it is.
+    Not so where this process itself is killed, and the program does not read. Raises RecipeError where it does not
+    start or does not say what it is within ten minutes.
     """
 
     def __init__(self, command: tuple[str, ...]):
         self.name = shlex.join(command)
+        self._late = False
         try:
             process = subprocess.Popen(
                 command,
@@ -59,24 +66,33 @@ class Program:
                 stdout=subprocess.PIPE,
                 start_new_session=True,  # or Ctrl-C would end it within the step that is still to be kept
             )
-        except OSError as error:
-            raise RecipeError(f"distil.teacher: {self.name} does not start: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # a word with a null character
+            raise RecipeError(
+                f"distil.teacher: {self.name} does not start: {getattr(error, 'strerror', error)}; each word of a "
+                'command is one of the list, ["python", "teacher.py"]'
+            ) from None
         assert process.stdin is not None
         assert process.stdout is not None
         self._process, self._asked, self._answered = process, process.stdin, process.stdout
         weakref.finalize(self, _end, process, process.stdin, process.stdout)
-        line = self._line()
+        with self._in_time():
+            line = self._line()
         try:
             self.greeting = Greeting.model_validate_json(line)
         except ValidationError as error:
             told = error.errors(include_url=False)[0]
             where = ".".join(map(str, told["loc"]))
             raise self._refused(
-                f"does not say what it is in its first line, {_shortened(line)}: {where or 'the line'}: {told['msg']}"
+                f"does not say what it is in its first line, {_shortened(line)} ({where or 'the line'}: "
+                f"{told['msg']}); {_ALONE}"
             ) from None
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, 3, S, S), normalised as the program wants it -> (n, K), finite. Raises RecipeError."""
+        with self._in_time():
+            return self._logits(x)
+
+    def _logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         shape = (len(x), len(self.greeting.classes))
         try:
             self._asked.write(json.dumps({"shape": x.shape}).encode() + b"\n")
@@ -90,7 +106,7 @@ class Program:
         except (ValueError, TypeError, KeyError):
             met = None
         if met != list(shape):
-            raise self._refused(f'answers {_shortened(line)} where {{"shape": {list(shape)}}} was wanted')
+            raise self._refused(f'answers {_shortened(line)} where {{"shape": {list(shape)}}} was wanted; {_ALONE}')
         data = self._answered.read(math.prod(shape) * _F32.itemsize)
         if len(data) < math.prod(shape) * _F32.itemsize:
             raise self._ended()
@@ -105,15 +121,38 @@ class Program:
             raise self._ended()
         return line
 
-    def _ended(self) -> RecipeError:
+    @contextlib.contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Kill the program if it takes too long, so that what waits for it finds its ends closed."""
+        timer = threading.Timer(_LONGEST_S, self._kill)
+        timer.daemon = True
+        timer.start()
         try:
-            status = f"it ended with status {self._process.wait(_GRACE_S)}"
+            yield
+        finally:
+            timer.cancel()
+
+    def _kill(self) -> None:
+        self._late = True
+        _kill(self._process)
+
+    def _ended(self) -> RecipeError:
+        if self._late:
+            return self._refused(f"did not answer for {_LONGEST_S / 60:g} minutes, and was ended")
+        try:
+            status = self._process.wait(_GRACE_S)
         except subprocess.TimeoutExpired:
-            status = "it closed its standard input or output"
-        return self._refused(f"does not answer: {status}, and what it said of that is on standard error")
+            return self._refused("closed its standard input or output, and does not answer")
+        if status < 0:
+            of_memory = ", as the system does where memory runs out" if -status == signal.SIGKILL else ""
+            return self._refused(f"does not answer: it was ended by {signal.Signals(-status).name}{of_memory}")
+        return self._refused(f"does not answer: it ended with status {status}; see what it said on standard error")
 
     def _refused(self, what: str) -> RecipeError:
         return RecipeError(f"distil.teacher: {self.name} {what}")
+
+
+_ALONE = "standard output is for answers alone, print everything else to standard error"
 
 
 def _shortened(line: bytes) -> str:
@@ -126,7 +165,15 @@ def _end(process: subprocess.Popen[bytes], asked: IO[bytes], answered: IO[bytes]
         asked.close()
     try:
         process.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    except BaseException as error:  # Ctrl-C among them
+        _kill(process)
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
     answered.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """And with it all that it started, where it is but a wrapper of the one that answers."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

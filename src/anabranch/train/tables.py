@@ -211,7 +211,7 @@ class Distil(Table):
     """A teacher whose answers are learnt instead of the labels, or beside them."""
 
     # an artefact, a checkpoint, a name in the catalogue, or RANDOM: a net like the student; or a program and its words
-    teacher: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    teacher: str | tuple[str, ...]
     engine: Literal["openvino", "onnxruntime"] = "openvino"  # of an artefact, on the processor
     precision: str | None = None  # that it computes in; None: f32 where the artefact has that
     # both ways, as PaddleClas' SSLD has it, or from the teacher's side (Hinton et al. 2015)
@@ -224,6 +224,8 @@ class Distil(Table):
     def _fits(self) -> Self:
         if self.loss != "kl":
             self.refuse("distil", ["temperature"], belongs_to='distil.loss = "kl"')
+        if not self.teacher:
+            raise ValueError("distil.teacher is empty; name a teacher, or a program word by word")
         if not isinstance(self.teacher, str):
             self.refuse("distil", ["engine", "precision", "teacher_norms"], belongs_to="a teacher that is no program")
         return self

@@ -66,8 +66,9 @@ class Team:
             return net
         # With this its buckets keep their first layout. Laid out anew after the first step, as they otherwise are, a
         # resumed run would add the gradients of three or more processes in another order.
-        # It holds its group for as long as a traceback may hold the net. So it has one of its own, and the other one's
-        # threads, which may be the last to hold a tensor of Python's, end before Python does, which would abort.
+        # Its group lives for as long as it does itself, which a traceback may hold until Python ends. The threads that
+        # send the tensors of `share`, `union`, `total` and the norms must be gone by then, since one that frees such a
+        # tensor while Python shuts down aborts the process. So these have another group, which ends with the team.
         own = dist.new_group() if self.device.type == "cpu" else None
         return DistributedDataParallel(net, find_unused_parameters=True, process_group=own)
 

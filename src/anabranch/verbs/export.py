@@ -57,6 +57,7 @@ def run(
     known_servers(servers, formats or everyday_formats(), storage_uri)
     need("torch", extra="torch")
     need("onnxscript", extra="torch")
+    from anabranch.calibration import MEASURED
     from anabranch.card import card_to_json
     from anabranch.pack import check_wanted, pack_checkpoint
 
@@ -73,7 +74,9 @@ def run(
         formats=formats or None,
         stored=stored,
         precisions=precisions,
-        pictures=None if calibrate is None else partial(_pictures, Path(calibrate), split, measure),
+        pictures=None
+        if calibrate is None
+        else partial(_pictures, Path(calibrate), split, measure or MEASURED, "int8" in precisions),
         max_flips=max_flips / 100,
         layers=None if layers is None else Path(layers),
         backbone=backbone,
@@ -99,14 +102,14 @@ def run(
 
 
 def _pictures(
-    data: Path, split: str | None, measure: int | None, preprocess: Preprocess, labels: tuple[str, ...]
+    data: Path, split: str | None, measured: int, calibrates: bool, preprocess: Preprocess, labels: tuple[str, ...]
 ) -> Pictures:
     """Of a labelled set, or of a folder of pictures without labels."""
-    from anabranch.calibration import MEASURED, draw
+    from anabranch.calibration import draw
     from anabranch.images.labelled import open_pictures
 
     pictures = open_pictures(data, split=split)
-    drawn = draw(pictures, preprocess, labels, name=data.name, measured=measure or MEASURED)
+    drawn = draw(pictures, preprocess, labels, name=data.name, measured=measured, calibrates=calibrates)
     for note in drawn.notes:
         print(f"warning: {data}: {note}", file=sys.stderr)
     return drawn.pictures
