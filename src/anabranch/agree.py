@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,35 +37,44 @@ def compare(
 ) -> Comparison:
     """Both on all pictures of a set, each with its own preprocessing, and classes matched by their names.
 
-    `report` is told the number of pictures done, of which there are twice as many as in the set. Raises UsageError
-    where the two do not have the same classes, DatasetError where no picture can be read.
+    They are asked side by side, so that no more answers are held than are on their way. `report` is told the number of
+    pictures done, of which there are twice as many as in the set. Raises UsageError where the two do not have the same
+    classes, DatasetError where no picture can be read.
     """
     index_of = _matched(ours, reference)
-    asked = [_asked(ours, data, report), _asked(reference, data, lambda done: report(len(data) + done))]
-    unreadable, read = [], []
-    for answers in zip(*asked, strict=True):
-        if reason := next((each.error for each in answers if each.logits is None), None):
-            unreadable.append((answers[0].name, reason))
-        else:
-            read.append(answers)
-    if not read:
+    met: Agreement | None = None
+    flips: list[Flip] = []
+    unreadable: list[tuple[str, str]] = []
+    asked = zip(_asked(ours, data), _asked(reference, data), strict=True)
+    for done, (our, their) in enumerate(asked, 1):
+        report(2 * done)
+        if our.logits is None or their.logits is None:
+            unreadable.append((our.name, our.error or their.error or ""))
+            continue
+        one = agreement(our.logits[None, index_of], their.logits[None])
+        met = one if met is None else _together(met, one)
+        if our.guesses[0].label != their.guesses[0].label:
+            flips.append(Flip(our.name, our.guesses[0], their.guesses[0]))
+    if met is None:
         raise DatasetError(f"none of the {len(data)} pictures could be read; the first: {unreadable[0][1]}")
-    mine, theirs = (np.stack([each.logits for each in answers]) for answers in zip(*read, strict=True))
-    flips = [
-        Flip(our.name, our.guesses[0], their.guesses[0])
-        for our, their in read
-        if our.guesses[0].label != their.guesses[0].label
-    ]
-    return Comparison(agreement(mine[:, index_of], theirs), tuple(flips), tuple(unreadable))
+    return Comparison(met, tuple(flips), tuple(unreadable))
 
 
-def _asked(predictor: Predictor, data: Labelled, report: Callable[[int], None]) -> list[Answer]:
-    answers = []
+def _asked(predictor: Predictor, data: Labelled) -> Iterator[Answer]:
     pictures = (Picture(name, partial(data.picture, index)) for index, name in enumerate(data.names))
-    for each in answer(predictor, pictures, top=1):
-        answers.append(each)
-        report(len(answers))
-    return answers
+    return answer(predictor, pictures, top=1)
+
+
+def _together(some: Agreement, others: Agreement) -> Agreement:
+    num_pictures = some.num_pictures + others.num_pictures
+    summed = some.mean_abs * some.num_pictures + others.mean_abs * others.num_pictures
+    return Agreement(
+        max_abs=max(some.max_abs, others.max_abs),
+        mean_abs=summed / num_pictures,
+        largest_logit=max(some.largest_logit, others.largest_logit),
+        top1_flips=some.top1_flips + others.top1_flips,
+        num_pictures=num_pictures,
+    )
 
 
 def _matched(ours: Predictor, reference: Predictor) -> list[int]:
