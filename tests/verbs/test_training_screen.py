@@ -14,7 +14,7 @@ import pytest
 from anabranch.evaluate import MultiLabelScore, Score
 from anabranch.train.estimate import Estimate, Timed
 from anabranch.train.plan import Plan
-from anabranch.train.tables import Data, Input, Optimise, Recipe, Run, Source
+from anabranch.train.tables import Data, Distil, Input, Optimise, Recipe, Run, Source
 from anabranch.verbs import training_screen as screen
 from anabranch.verbs.training_screen import Bar, Lines
 
@@ -239,6 +239,14 @@ def test_every_line_fits_into_80_columns() -> None:
         *screen.estimate_lines(estimate(plan=big, device_bytes=139_000_000_000, free_bytes=1)),
     ]
     assert max(len(part) for each in lines for part in each.splitlines()) <= 80
+
+
+def test_what_a_teachers_program_takes_is_in_no_estimate() -> None:
+    told = plan()
+    taught = replace(told, recipe=told.recipe.model_copy(update={"distil": Distil(teacher=("python", "teacher.py"))}))
+    assert not any("teacher" in each for each in screen.estimate_lines(estimate(plan=told)))
+    (memory,) = (each for each in screen.estimate_lines(estimate(plan=taught)) if each.startswith("  memory"))
+    assert memory.endswith(", without the teacher's program")
 
 
 def test_the_end_says_the_score_and_what_to_type_next() -> None:

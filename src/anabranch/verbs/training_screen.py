@@ -238,6 +238,8 @@ def estimate_lines(found: Estimate) -> list[str]:
         "not told by this system" if found.memory_bytes is None else f"{size(found.memory_bytes)} at its peak{each}"
     )
     of_device = f", of {size(found.device_bytes)}" if found.device_bytes is not None else ""
+    distil = plan.recipe.distil
+    beside = ", without the teacher's program" if distil and not isinstance(distil.teacher, str) else ""
     return [
         f"estimated from {times} steps of {plan.recipe.steps.batch:,} pictures; nothing was kept of them",
         f"  step      {_timed(found.whole)}, {pace:,.0f} pictures/s",
@@ -248,7 +250,7 @@ def estimate_lines(found: Estimate) -> list[str]:
         f"  epoch     {duration(found.epoch_seconds)}, and {duration(found.test_seconds)} for its test",
         f"  run       {duration(found.run_seconds)} ± {duration(found.run_error)} to the end of "
         f"epoch {plan.recipe.steps.epochs:,}",
-        f"  memory    {memory}{of_device}",
+        f"  memory    {memory}{of_device}{beside}",
         f"  disk      {size(found.disk_bytes)} at most, {size(found.checkpoint_bytes)} a checkpoint; "
         f"{size(found.free_bytes)} are free,",
         f"            {room}",
