@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -155,7 +156,7 @@ def test_a_program_that_is_not_there_is_refused(tiny: Path) -> None:
         open_teacher(taught(tiny, ("python", "a\0")), CLASSES, CPU)
     with pytest.raises(RecipeError, match=r"'python a\.py': there is no such file; a program is named word by word"):
         open_teacher(read_recipe(tiny, overrides=["distil.teacher='python a.py'", "distil.labels=0.5"]), CLASSES, CPU)
-    with pytest.raises(RecipeError, match=r"distil\.teacher is empty"):
+    with pytest.raises(RecipeError, match=r"distil\.teacher is an empty list"):
         taught(tiny, ())
 
 
@@ -168,6 +169,21 @@ def test_a_program_that_hangs_is_ended_with_all_that_it_started(tiny: Path, tmp_
         open_teacher(taught(tiny, wrapper), CLASSES, CPU)
     told = Path(f"/proc/{started.read_text()}/cmdline")
     assert not told.exists() or not told.read_bytes()  # a zombie until init takes it
+
+
+def test_a_run_that_is_broken_off_waits_for_no_program_that_does_not_read(tiny: Path) -> None:
+    code = f"import time; print({json.dumps(json.dumps(ABOUT))}, flush=True); time.sleep(600)"
+    teacher = open_teacher(taught(tiny, (sys.executable, "-c", code)), CLASSES, CPU)
+    (started,) = children()
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            teacher.logits(torch.zeros(64, 3, 64, 64))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    del teacher
+    assert started not in children()
 
 
 def test_a_program_of_other_classes_is_refused(tiny: Path, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ from anabranch.train.tables import RANDOM, Distil, Recipe
 # From a name in a recipe to a file, and the published weights that the file is like, if the name is theirs.
 Locate = Callable[[str], tuple[Path, str | None]]
 
+_Colour = tuple[float, float, float]
+
 
 def a_path(name: str) -> tuple[Path, str | None]:
     """Where a teacher lies for whoever names no published weights."""
@@ -218,9 +220,6 @@ def _check_side(predictor: Predictor, side_px: int, *, teacher: str) -> None:
             f"distil.teacher = {teacher!r} takes pictures of {wanted} px and the student is shown {side_px} px; "
             f"train at {wanted} px, or give a checkpoint as the teacher, which takes any side"
         )
-
-
-_Colour = tuple[float, float, float]
 
 
 def _renormalising(student: Preprocess, mean: _Colour, std: _Colour) -> tuple[Tensor, Tensor]:

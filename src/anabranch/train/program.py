@@ -12,6 +12,7 @@ many logits, float32 and little-endian. It ends where its input ends. What it pr
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -131,6 +132,7 @@ class Program:
             yield
         finally:
             timer.cancel()
+            timer.join()  # it holds this object
 
     def _kill(self) -> None:
         self._late = True
@@ -161,8 +163,8 @@ def _shortened(line: bytes) -> str:
 
 
 def _end(process: subprocess.Popen[bytes], asked: IO[bytes], answered: IO[bytes]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # it may have ended before it had read all
-        asked.close()
+    assert isinstance(asked, io.BufferedWriter)
+    asked.raw.close()  # what is left of a batch that was broken off would be waited for
     try:
         process.wait(_GRACE_S)
     except BaseException as error:  # Ctrl-C among them

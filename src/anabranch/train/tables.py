@@ -224,9 +224,9 @@ class Distil(Table):
     def _fits(self) -> Self:
         if self.loss != "kl":
             self.refuse("distil", ["temperature"], belongs_to='distil.loss = "kl"')
-        if not self.teacher:
-            raise ValueError("distil.teacher is empty; name a teacher, or a program word by word")
         if not isinstance(self.teacher, str):
+            if not self.teacher:
+                raise ValueError("distil.teacher is an empty list; name a teacher, or a program word by word")
             self.refuse("distil", ["engine", "precision", "teacher_norms"], belongs_to="a teacher that is no program")
         return self
 
