@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from anabranch.errors import DatasetError, RecipeError
 from anabranch.nets.store import read_tensors
-from anabranch.train.distil import ProgramTeacher, open_teacher
+from anabranch.train.distil import ProgramTeacher, Teacher, open_teacher
 from anabranch.train.loop import train
 from anabranch.train.recipe import read_recipe
 from anabranch.train.tables import Recipe
@@ -176,11 +176,15 @@ def test_a_run_that_is_broken_off_waits_for_no_program_that_does_not_read(tiny: 
     others = children()
     teacher = open_teacher(taught(tiny, (sys.executable, "-c", code)), CLASSES, CPU)
     (started,) = children() - others
+
+    def break_off(teacher: Teacher) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 1)  # within what expects it, however slow the machine
+        teacher.logits(torch.zeros(64, 3, 64, 64))
+
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 1)
     try:
         with pytest.raises(KeyboardInterrupt):
-            teacher.logits(torch.zeros(64, 3, 64, 64))
+            break_off(teacher)
     finally:
         signal.signal(signal.SIGALRM, before)
     del teacher

@@ -127,12 +127,13 @@ class Program:
         """Kill the program if it takes too long, so that what waits for it finds its ends closed."""
         timer = threading.Timer(_LONGEST_S, self._kill)
         timer.daemon = True
-        timer.start()
         try:
+            timer.start()
             yield
         finally:
             timer.cancel()
-            timer.join()  # it holds this object
+            if timer.ident is not None:  # Ctrl-C may come before it has begun
+                timer.join()  # it holds this object
 
     def _kill(self) -> None:
         self._late = True
