@@ -199,7 +199,7 @@ def test_a_program_of_other_classes_is_refused(tiny: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("also", "shape", "told"),
     [
-        ("pass", "[n, 3]", r"answers '\{\"shape\": \[2, 3\]\}' where \{\"shape\": \[2, 2\]\} was wanted"),
+        ("pass", "[n, 3]", r"answers '\{\"shape\": \[2, 3\]\}' where '\{\"shape\": \[2, 2\]\}' was wanted"),
         ("print('a warning')", "[n, 2]", r"answers 'a warning' where"),
         ("data[0][0][0][0] = float('nan')", "[n, 2]", r"answers with values that are not finite"),
         ("sys.exit('no memory')", "[n, 2]", r"does not answer: it ended with status 1"),

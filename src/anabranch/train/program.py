@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from anabranch.errors import RecipeError
+from anabranch.errors import RecipeError, shown
 
 _LONGEST_LINE = 1 << 24  # bytes; 100,000 classes with long names
 _LONGEST_S = 600.0  # until it has loaded its weights, and for a batch
@@ -84,7 +84,7 @@ class Program:
             told = error.errors(include_url=False)[0]
             where = ".".join(map(str, told["loc"]))
             raise self._refused(
-                f"does not say what it is in its first line, {_shortened(line)} ({where or 'the line'}: "
+                f"does not say what it is in its first line, '{_told(line)}' ({where or 'the line'}: "
                 f"{told['msg']}); {_ALONE}"
             ) from None
 
@@ -107,7 +107,7 @@ class Program:
         except (ValueError, TypeError, KeyError):
             met = None
         if met != list(shape):
-            raise self._refused(f'answers {_shortened(line)} where {{"shape": {list(shape)}}} was wanted; {_ALONE}')
+            raise self._refused(f"answers '{_told(line)}' where '{json.dumps({'shape': shape})}' was wanted; {_ALONE}")
         data = self._answered.read(math.prod(shape) * _F32.itemsize)
         if len(data) < math.prod(shape) * _F32.itemsize:
             raise self._ended()
@@ -158,9 +158,8 @@ class Program:
 _ALONE = "standard output is for answers alone, print everything else to standard error"
 
 
-def _shortened(line: bytes) -> str:
-    text = repr(line.decode(errors="replace").rstrip("\n"))
-    return text if len(text) <= 80 else f"{text[:80]}..."
+def _told(line: bytes) -> str:
+    return shown(line.decode(errors="replace").rstrip("\n"))
 
 
 def _end(process: subprocess.Popen[bytes], asked: IO[bytes], answered: IO[bytes]) -> None:
