@@ -27,7 +27,6 @@ from typing import Any
 
 from random_net import export
 
-from anabranch.engines import openvino
 from anabranch.nets.count import count
 from anabranch.record import record
 from anabranch.runtimes.openvino import offered_precisions
@@ -40,7 +39,7 @@ HERE = Path(peak.__file__).parent
 PEERS = Path(__file__).parents[1] / "tests/parity/peers"
 THREADS = str(len(os.sched_getaffinity(0)))
 BATCHES = (1, 4, 8)
-PRECISIONS = offered_precisions(openvino().Core())
+PRECISIONS = offered_precisions()
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from random_net import export
 from torch import nn
 
 from anabranch.arch import arch as row
-from anabranch.engines import openvino
+from anabranch.engines import openvino_core
 from anabranch.nets.net import Net
 from anabranch.record import record
 from anabranch.runtimes.openvino import offered_precisions
@@ -40,7 +40,7 @@ import peak
 
 NETS = ("resnext50_32x4d", "seresnext50_32x4d", "res2net50_26w_4s", "res2net50_26w_4s_paddle")
 THREADS = len(os.sched_getaffinity(0))
-PRECISIONS = offered_precisions(openvino().Core())
+PRECISIONS = offered_precisions()
 TIMES = 10  # a round
 GROUPED, ONE_BY_ONE, LARGER, HEAD, REST = "in groups", "1 x 1", "larger", "head", "other than convolutions"
 PIXELS = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
@@ -92,7 +92,7 @@ def with_groups_in_floats(int8: Path, path: Path) -> Path:
 class Contender:
     def __init__(self, model: Any, hint: str, given: np.ndarray):
         settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": THREADS, "PERFORMANCE_HINT": "LATENCY"}
-        core = openvino().Core()
+        core = openvino_core()
         self._plain, self._profiled = (
             core.compile_model(model, "CPU", {**settings, "PERF_COUNT": profiled}).create_infer_request()
             for profiled in (False, True)

@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anabranch.engines import openvino
 from anabranch.images.labelled import open_labelled
 from anabranch.record import record
 from anabranch.runtimes.openvino import offered_precisions
@@ -41,7 +40,7 @@ ROOT = Path(__file__).parents[1]
 PICTURES = "/usr/share/datasets/fashion-mnist"
 BUILTIN = ROOT / "recipes/fashion-mnist.toml"
 SEEN, NEW = (0, 1, 3, 5, 8), (2, 4, 6, 7, 9)  # T-shirt, trouser, dress, sandal, bag; pullover, coat, shirt, two shoes
-PRECISIONS = offered_precisions(openvino().Core())
+PRECISIONS = offered_precisions()
 CORES = len(os.sched_getaffinity(0))
 
 

@@ -16,6 +16,7 @@ from tritonclient.grpc import model_config_pb2
 
 from anabranch.artefact import read_card
 from anabranch.deploy import SERVERS, _service, known_servers, model_names, write_repositories
+from anabranch.engines import openvino_core
 from anabranch.errors import ArtefactError, UsageError
 
 URI = "s3://bucket/models"
@@ -83,7 +84,7 @@ def test_the_model_server_of_openvino_finds_what_it_is_told_of(folder):
     (model,) = (each["config"] for each in config["model_config_list"])
     place = repository / model["base_path"] / "1"
     assert sorted(path.suffix for path in place.iterdir()) == [".bin", ".xml"]
-    compiled = openvino.Core().compile_model(next(place.glob("*.xml")), "CPU", model["plugin_config"])
+    compiled = openvino_core().compile_model(next(place.glob("*.xml")), "CPU", model["plugin_config"])
     assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
 
 

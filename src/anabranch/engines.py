@@ -14,7 +14,8 @@ from typing import Any
 from anabranch.errors import need
 
 _CONVERTER = "openvino.tools.ovc"
-_one = threading.Lock()
+_one = threading.RLock()
+_cores: list[Any] = []
 _silence = threading.RLock()  # held while both outputs lead nowhere, or a second thread would keep them there
 
 
@@ -29,6 +30,19 @@ def openvino() -> ModuleType:
         module = _openvino()
         module.Type.u8.to_dtype()  # makes the table of numpy's types, at which two threads would wait for each other
     return module
+
+
+def openvino_core() -> Any:
+    """The openvino.Core of this process, which is never let go.
+
+    For as long as a Core has its CPU plugin, signals come to the thread that made it on a stack of OpenVINO's. Where of
+    two the first goes first, the second leaves that thread a stack that is no more, and Ctrl-C a segmentation fault
+    (OpenVINO 2026.4, src/plugins/intel_cpu/src/sigstack_manager.cpp).
+    """
+    with _one:
+        if not _cores:
+            _cores.append(openvino().Core())
+    return _cores[0]
 
 
 def _openvino() -> ModuleType:

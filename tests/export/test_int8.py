@@ -12,6 +12,7 @@ import pytest
 from onnx.numpy_helper import to_array
 from onnx.reference import ReferenceEvaluator
 
+from anabranch.engines import openvino_core
 from anabranch.export.int8 import prepare, write_int8
 from anabranch.export.openvino import write_openvino
 
@@ -54,7 +55,7 @@ def written(packed, tmp_path_factory) -> Path:
 
 
 def openvinos(path: Path) -> openvino.CompiledModel:
-    return openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def test_the_answers_are_near_those_in_f32_on_both_engines(packed, written, tmp_path) -> None:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 import torch
 from onnx.numpy_helper import to_array
 
 from anabranch.arch import Arch
+from anabranch.engines import openvino_core
 from anabranch.export.graph import PixelsToLogits
 from anabranch.export.onnx import write_onnx
 from anabranch.images.preprocess import Preprocess
@@ -87,7 +87,7 @@ def test_an_engine_that_finds_the_weights_beside_the_graph_gives_the_logits_of_t
         session = onnxruntime.InferenceSession(str(written.path), providers=["CPUExecutionProvider"])
         met = session.run(None, {"pixels": pixels})[0]
     else:
-        compiled = openvino.Core().compile_model(written.path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = openvino_core().compile_model(written.path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         met = compiled({"pixels": pixels})["logits"]
     assert np.abs(met - wanted).max() <= 1e-4 * np.abs(wanted).max()
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from onnx import numpy_helper
 
 from anabranch.arch import Arch
+from anabranch.engines import openvino_core
 from anabranch.export.graph import PixelsToLogits
 from anabranch.export.int8 import write_int8
 from anabranch.export.onnx import write_onnx
@@ -104,7 +104,7 @@ def test_where_little_is_added_to_what_passes_the_answers_come_nearer_on_both_en
         return float(np.linalg.norm(met - wanted) / np.linalg.norm(wanted - wanted.mean(0)))
 
     rounded = far(run(graphs["rounded"], ["logits"])[0])
-    compiled = openvino.Core().compile_model(graphs["kept"], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(graphs["kept"], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for met in (run(graphs["kept"], ["logits"])[0], compiled({"pixels": ASKED})["logits"]):
         assert 0 < far(met) < 0.95 * rounded
     computed = {node.get_rt_info()["runtimePrecision"].value for node in compiled.get_runtime_model().get_ops()}

@@ -16,7 +16,7 @@ import anabranch
 from anabranch.arch import Arch
 from anabranch.artefact import read_card
 from anabranch.calibration import Pictures
-from anabranch.engines import openvino
+from anabranch.engines import openvino, openvino_core
 from anabranch.errors import ArtefactError, UsageError
 from anabranch.export.any_size import write_any_size
 from anabranch.images.preprocess import Preprocess
@@ -77,7 +77,7 @@ def identity(folder: Path, px: int) -> Path:
 def test_pixels_are_pillows_within_a_level(tmp_path, resampler, rounding, fit, height, width, size, crop) -> None:
     preprocess = Preprocess(crop_px=32, resize_px=40, fit=fit, resampler=resampler, rounding=rounding)
     write_any_size(identity(tmp_path, 32), tmp_path / "any.xml", preprocess, halved=False)
-    compiled = openvino().Core().compile_model(tmp_path / "any.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(tmp_path / "any.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     met = compiled([noise[None]])[0][0]
     method = Image.Resampling[resampler.removeprefix("pillow-").upper()]
@@ -91,7 +91,7 @@ def test_pixels_are_pillows_within_a_level(tmp_path, resampler, rounding, fit, h
 def test_pixels_are_opencvs_within_a_level(tmp_path, height, width, size) -> None:
     preprocess = Preprocess(crop_px=32, resize_px=40, resampler="opencv-bilinear")
     write_any_size(identity(tmp_path, 32), tmp_path / "any.xml", preprocess, halved=False)
-    compiled = openvino().Core().compile_model(tmp_path / "any.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(tmp_path / "any.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     resized = cv2.resize(noise, size[::-1], interpolation=cv2.INTER_LINEAR)
     top, left = ((side - 32) // 2 for side in size)  # none of them odd by two

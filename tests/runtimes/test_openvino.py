@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from anabranch.engines import openvino
 from anabranch.errors import UsageError
 from anabranch.export.graph import PixelsToLogits
 from anabranch.pack import pack
 from anabranch.runtimes import open_model
 from anabranch.runtimes.open import builtin
+from anabranch.runtimes.openvino import offered_precisions
 
-CPU_HAS_BF16 = "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+CPU_HAS_BF16 = "bf16" in offered_precisions()
 
 
 def test_f32_is_what_openvino_was_told_to_compute_in(packed):
@@ -61,6 +61,25 @@ print("answered")
     for _ in range(8):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
         assert done.stdout == "answered\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_signal_may_come_when_models_are_gone():
+    """Where each has a Core of its own, it is a segmentation fault."""
+    code = """
+import signal
+import anabranch
+
+first, second = (anabranch.open_model(anabranch.builtin()) for _ in range(2))
+del first
+del second
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "interrupted\n"
 
 
 @pytest.mark.parametrize("streams", [1, 2])

@@ -13,11 +13,11 @@ from torch import nn
 
 from anabranch.arch import Arch
 from anabranch.catalogue.classes import imagenet_1k
-from anabranch.engines import openvino
 from anabranch.errors import DatasetError, RecipeError
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.load import About, Trained, save_trained
 from anabranch.nets.net import build
+from anabranch.runtimes.openvino import offered_precisions
 from anabranch.train.distil import NetTeacher, distilled, open_teacher
 from anabranch.train.losses import js, kl
 from anabranch.train.tables import Augment, Data, Distil, Input, Optimise, Recipe, Source
@@ -25,7 +25,7 @@ from anabranch.train.tables import Augment, Data, Distil, Input, Optimise, Recip
 CLASSES = ("ant", "bee", "cat", "dög", "eel")  # those of the packed net
 OWN = Preprocess(crop_px=33, resize_px=40, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))  # and its input
 CPU = torch.device("cpu")
-CPU_HAS_BF16 = "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+CPU_HAS_BF16 = "bf16" in offered_precisions()
 
 
 def recipe(

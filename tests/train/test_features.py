@@ -9,16 +9,15 @@ import torch
 from PIL import Image
 
 from anabranch.arch import Arch
-from anabranch.engines import openvino
 from anabranch.errors import DatasetError, ExportError, UsageError
 from anabranch.images.labelled import open_labelled
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.net import build
-from anabranch.runtimes.openvino import OpenVinoPredictor
+from anabranch.runtimes.openvino import OpenVinoPredictor, offered_precisions
 from anabranch.train.features import chosen_precision, features
 
 INPUT = Preprocess(crop_px=24, resize_px=24, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
-CPU_HAS_BF16 = "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+CPU_HAS_BF16 = "bf16" in offered_precisions()
 COUNT = 20  # of the pictures of a set
 
 
@@ -178,12 +177,12 @@ def test_features_in_bf16_are_of_the_same_graph_and_near_those_in_f32(net, colou
     ],
 )
 def test_the_processor_chooses_between_f32_and_bf16_unless_one_is_named(offered, wanted, chosen, monkeypatch) -> None:
-    monkeypatch.setattr("anabranch.train.features.offered_precisions", lambda core: offered)
+    monkeypatch.setattr("anabranch.train.features.offered_precisions", lambda: offered)
     assert chosen_precision(wanted) == chosen
 
 
 def test_a_precision_that_the_processor_lacks_is_refused_before_an_export(net, coloured, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("anabranch.runtimes.openvino.offered_precisions", lambda core: ("f32",))
+    monkeypatch.setattr("anabranch.runtimes.openvino.offered_precisions", lambda: ("f32",))
     with pytest.raises(UsageError, match="no bf16"):
         features(net, open_labelled(coloured), INPUT, cache=tmp_path / "kept", precision="bf16")
     assert not (tmp_path / "kept").exists()

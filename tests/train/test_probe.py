@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from anabranch.arch import arch_to_json
-from anabranch.engines import openvino
 from anabranch.errors import RecipeError
 from anabranch.images.labelled import open_labelled
 from anabranch.images.preprocess import Preprocess
 from anabranch.nets.load import About, Trained, load_trained, save_trained
+from anabranch.runtimes.openvino import offered_precisions
 from anabranch.train.features import pace
 from anabranch.train.probe import probe, train_probe
 from anabranch.train.recipe import read_recipe
@@ -23,7 +23,7 @@ from anabranch.train.tables import Data, Input, Optimise, Probe, Recipe, Run, So
 from anabranch.verbs.train import run
 
 INPUT = Preprocess(crop_px=24, resize_px=24, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
-CPU_HAS_BF16 = "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+CPU_HAS_BF16 = "bf16" in offered_precisions()
 COUNT = 20  # of the pictures of a set
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from anabranch.engines import openvino
+from anabranch.engines import openvino, openvino_core
 from anabranch.errors import ExportError, UsageError
 from anabranch.images.preprocess import Preprocess
 
@@ -43,7 +43,7 @@ def write_any_size(fixed: Path, path: Path, preprocess: Preprocess, *, halved: b
     both names.
     """
     ov, op = openvino(), importlib.import_module("openvino.opset13")
-    model = ov.Core().read_model(fixed)
+    model = openvino_core().read_model(fixed)
     pictures = op.parameter([-1, -1, -1, 3], ov.Type.u8, name="pictures")
     pictures.output(0).set_names({"pictures"})
     (pixels,) = model.get_parameters()

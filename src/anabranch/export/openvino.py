@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from anabranch.engines import openvino
+from anabranch.engines import openvino, openvino_core
 from anabranch.errors import ExportError
 
 
@@ -16,7 +16,7 @@ def write_openvino(onnx_path: Path, path: Path, *, stored: str) -> list[str]:
     in INT8, whose weights are themselves such arithmetic.
     """
     ov = openvino()
-    model = ov.Core().read_model(onnx_path)
+    model = openvino_core().read_model(onnx_path)
     if stored != "int8":
         passes = importlib.import_module("openvino.passes")
         manager = passes.Manager()

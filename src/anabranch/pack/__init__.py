@@ -18,7 +18,7 @@ from anabranch.artefact import replacing, write_card
 from anabranch.calibration import Pictures
 from anabranch.card import Card, Weights
 from anabranch.checkpoints.trained import open_trained
-from anabranch.engines import onnxruntime, openvino
+from anabranch.engines import onnxruntime
 from anabranch.errors import UsageError, need
 from anabranch.export.any_size import check_any_size
 from anabranch.export.write import IN_FLOAT_SUMS, known_formats, weights_sha256, write_float_sums, write_graphs
@@ -215,7 +215,7 @@ def check_wanted(
     _need_engines(formats, precisions)
     if "openvino" in formats:
         for precision in precisions:
-            want_offered(openvino().Core(), precision)
+            want_offered(precision)
     return formats, precisions
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from anabranch.artefact import file_ending
 from anabranch.cache import cache_folder
 from anabranch.card import Card
-from anabranch.engines import openvino
+from anabranch.engines import openvino_core
 from anabranch.errors import ArtefactError, UsageError
 from anabranch.runtimes.predictor import check_graph
 
@@ -62,8 +62,8 @@ class OpenVinoGraph:
     ):
         """`keeps_sizes`: what is prepared for each size of pictures is kept, 0.7 MB for each, up to gigabytes."""
         self.path, weights = (file_ending(files, end) for end in (".xml", ".bin"))
-        core = openvino().Core()
-        want_offered(core, precision)
+        want_offered(precision)
+        core = openvino_core()
         # Without a precision by name OpenVINO takes bf16 wherever the processor has it. What is INT8 the graph says.
         hint = "f32" if precision == "int8" else precision
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
@@ -99,15 +99,15 @@ class OpenVinoGraph:
         return [np.array(request.get_output_tensor(index).data) for index in range(len(self.gives))]
 
 
-def offered_precisions(core: Any) -> tuple[str, ...]:
-    """What the processor computes in this OpenVINO core, of f32, bf16 and int8."""
-    offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def offered_precisions() -> tuple[str, ...]:
+    """What the processor computes in OpenVINO, of f32, bf16 and int8."""
+    offered = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(precision for precision, capability in _CAPABILITY.items() if capability in offered)
 
 
-def want_offered(core: Any, precision: str) -> None:
+def want_offered(precision: str) -> None:
     """Raises UsageError where the processor does not compute in it."""
-    if precision not in offered_precisions(core):
+    if precision not in offered_precisions():
         raise UsageError(f"this processor computes no {precision} in OpenVINO; f32 runs everywhere")
 
 

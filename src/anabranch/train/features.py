@@ -21,7 +21,6 @@ from torch import nn
 from anabranch.arch import arch_to_json
 from anabranch.calibration import Pictures
 from anabranch.disk import unwritable
-from anabranch.engines import openvino
 from anabranch.errors import ArtefactError, CheckpointError, DatasetError, ExportError, ImageError, need
 from anabranch.images.labelled import Labelled, place_of
 from anabranch.images.preprocess import Preprocess
@@ -137,7 +136,7 @@ def chosen_precision(wanted: str) -> str:
     """For "auto" bf16, which costs a probe nothing in accuracy, where the processor computes it; elsewhere f32."""
     if wanted != "auto":
         return wanted
-    return "bf16" if "bf16" in offered_precisions(openvino().Core()) else "f32"
+    return "bf16" if "bf16" in offered_precisions() else "f32"
 
 
 def backbone(net: Net) -> Net:
@@ -152,7 +151,7 @@ def backbone(net: Net) -> Net:
 
 def _engine(backbone: Net, preprocess: Preprocess, folder: Path, *, precision: str, data: Labelled) -> Predictor:
     """The backbone as an artefact whose logits are features, packed into `folder` unless it is there and whole."""
-    want_offered(openvino().Core(), precision)  # before an export
+    want_offered(precision)  # before an export
     streams = many_streams("openvino")
     try:
         return open_model(folder, precision=precision, streams=streams, verify=True)
