@@ -244,7 +244,10 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(tiny: Path, tmp_
     with pytest.raises(Stop):
         train(recipe, tmp_path / "halves", report=stop)
     assert read_tensors(tmp_path / "halves/last.safetensors")[1]["progress"]["step"] == 6
-    halves = train(recipe, tmp_path / "halves", resume=True)
+    first_line = json.loads((tmp_path / "halves/history.jsonl").read_text())
+    told: list[Mapping[str, Any]] = []
+    halves = train(recipe, tmp_path / "halves", resume=True, report=told.append)
+    assert told[0]["tested"] == first_line
     assert _tensors(whole) == _tensors(halves)
     without_time = [
         [

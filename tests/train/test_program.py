@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -158,6 +160,13 @@ def test_a_program_that_is_not_there_is_refused(tiny: Path) -> None:
         open_teacher(read_recipe(tiny, overrides=["distil.teacher='python a.py'", "distil.labels=0.5"]), CLASSES, CPU)
     with pytest.raises(RecipeError, match=r"distil\.teacher is an empty list"):
         taught(tiny, ())
+
+
+def test_what_a_run_will_do_is_told_before_its_teacher_loads(tiny: Path, tmp_path: Path) -> None:
+    told: list[Mapping[str, Any]] = []
+    with pytest.raises(RecipeError, match="does not start"):
+        train(taught(tiny, ("nowhere/python",)), tmp_path / "run", report=told.append)
+    assert [each["plan"].num_pictures for each in told] == [70]
 
 
 def test_a_program_that_hangs_is_ended_with_all_that_it_started(tiny: Path, tmp_path: Path, monkeypatch) -> None:

@@ -163,7 +163,7 @@ def test_a_step_and_an_epoch_are_told_apart_though_both_name_the_epoch() -> None
 @pytest.mark.parametrize(("workers", "tried"), [(0, 2), (4, 8)])
 def test_much_waiting_is_answered_once_with_what_to_do(workers: int, tried: int) -> None:
     log = Told()
-    log.tell({"plan": plan(workers=workers)})
+    log.tell({"plan": plan(workers=workers), "tested": None})
     del log.said[:]
     for step in range(1, 60):
         log.tell(told(step, waiting=0.34))
@@ -214,8 +214,13 @@ def test_the_bar_says_what_the_last_test_did_in_place_of_the_rate(monkeypatch: p
     assert len(last.rstrip()) <= 80
 
 
+def test_the_bar_of_a_resumed_run_begins_with_what_its_last_test_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = {"plan": plan(step=12_000), "tested": line(top1=71.25)}
+    assert "loss 2.346  top-1 71.25 %" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(monkeypatch, begun, told(12_001)))
+
+
 def test_nothing_is_drawn_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "pictures/s" not in shown(monkeypatch, {"plan": plan()})
+    assert "pictures/s" not in shown(monkeypatch, {"plan": plan(), "tested": None})
 
 
 def test_the_bar_says_loudly_that_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +230,7 @@ def test_the_bar_says_loudly_that_it_waits(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_bar_has_the_summary_and_the_epochs_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = shown(monkeypatch, {"plan": plan()}, told(1), line())
+    sent = shown(monkeypatch, {"plan": plan(), "tested": None}, told(1), line())
     for each in [*screen.summary(plan()), screen.epoch_line(line())]:
         assert each in sent
 

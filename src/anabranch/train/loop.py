@@ -60,8 +60,9 @@ def train(
 ) -> Path:
     """Run the recipe and return the path of the trained checkpoint.
 
-    `report` is told {"plan"} once, {"step", "steps", "epoch", "loss", "lr", "pictures_per_s", "waiting", "unreadable"}
-    after each step, and the line of `history.jsonl` after each epoch. `locate` finds the file of a teacher by its name.
+    `report` is told {"plan", "tested"} once, where "tested" is the last line of a resumed run's history or None,
+    {"step", "steps", "epoch", "loss", "lr", "pictures_per_s", "waiting", "unreadable"} after each step, and the line of
+    `history.jsonl` after each epoch. `locate` finds the file of a teacher by its name.
     `stopping` holds back the signals that end a run until a step is done and kept.
     Raises RecipeError (a loss that is no longer a number among them), DatasetError, ImageError, CheckpointError, and
     what its weights and its teacher raise.
@@ -92,6 +93,8 @@ def _train(
     crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=run.seed)
     plan = plan_of(recipe, sets, team, step=progress.step)
     steps_per_epoch = plan.steps_per_epoch
+    if team.leads:  # a teacher may take minutes to load
+        report({"plan": plan, "tested": progress.history[-1] if progress.history else None})
 
     # ---- net, optimiser, running mean, teacher -----------------------------------------------------------------
     student = Student(recipe, sets.class_names, team, locate=locate, restored=saved is not None)
@@ -104,7 +107,6 @@ def _train(
     del saved  # and with it its file, which the next checkpoint replaces
     if team.leads:
         write_text(folder / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
-        report({"plan": plan})
 
     # ---- epochs ------------------------------------------------------------------------------------------------
     started = time.monotonic() - progress.seconds

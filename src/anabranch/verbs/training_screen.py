@@ -98,6 +98,8 @@ class Bar:
         if "plan" in told:
             self.hint.workers = told["plan"].recipe.run.workers
             self._say(summary(told["plan"]))
+            if told["tested"]:
+                self.score = _scores(told["tested"])[0]
         elif "step" not in told:
             self._say([epoch_line(told)])
             self.score = _scores(told)[0]
