@@ -611,6 +611,43 @@ with Stopping() as stopping:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_where_one_process_is_gone_the_other_says_so(tiny: Path, tmp_path: Path, where: str) -> None:
+    done = _two(
+        tmp_path / "gone.py",
+        f"""
+import os, signal
+from pathlib import Path
+from anabranch.errors import Error
+from anabranch.train.loop import train
+from anabranch.train.recipe import read_recipe
+from anabranch.train.student import Student
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which torchrun sends to who is left
+loss = Student._loss
+def gone(self, *batch):
+    if os.environ["RANK"] == "1" and self.steps == 3:
+        os._exit(7)
+    return loss(self, *batch)
+Student._loss = gone
+step = Student.step
+def told(self, share, number, lr):
+    self.steps = number
+    return step(self, share, number, lr)
+Student.step = told
+recipe = read_recipe(Path({str(tiny)!r}), overrides=["net.sync_norms={str(where == "forward").lower()}"])
+try:
+    train(recipe, Path({str(tmp_path / "run")!r}))
+except Error as error:
+    Path({str(tmp_path / "said.txt")!r}).write_text(str(error))
+""",
+    )
+    assert done.returncode != 0
+    assert (tmp_path / "said.txt").read_text().startswith("another process of this run has ended"), done.stderr
+    assert read_tensors(tmp_path / "run/last.safetensors")[1]["progress"]["step"] == 2
+
+
+@pytest.mark.slow
 def test_where_one_process_is_spoilt_all_of_them_end_with_a_sentence(tiny: Path, tmp_path: Path) -> None:
     """In its norms' statistics, of which each has its own: the leading process alone would not see it.
 

@@ -13,16 +13,18 @@ import torch.distributed.nn.functional  # here, since it holds for ever the grou
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from anabranch.errors import RecipeError, UsageError, need
+from anabranch.errors import Error, RecipeError, UsageError, need
 from anabranch.train.freed import keep_freed_memory
 
+_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # in gloo's words
 _OF_TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what torch wants to know beside WORLD_SIZE
 
 
 class Team:
     """This process among `processes` of them. Leave with `with Team() as team`.
 
-    Raises UsageError where torchrun's variables are not all there, or there are more processes than GPUs.
+    Raises UsageError where torchrun's variables are not all there, or there are more processes than GPUs; and, on
+    leaving, Error in place of gloo's RuntimeError where another process has ended before.
     """
 
     def __init__(self) -> None:
@@ -51,9 +53,15 @@ class Team:
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         return self
 
-    def __exit__(self, *failure: object) -> None:
-        if self.processes > 1:
-            dist.destroy_process_group()
+    def __exit__(self, kind: type[BaseException] | None, failure: BaseException | None, trace: object) -> None:
+        if self.processes == 1:
+            return
+        dist.destroy_process_group()
+        if isinstance(failure, RuntimeError) and any(said in str(failure) for said in _GONE):
+            raise Error(
+                "another process of this run has ended, and this one cannot go on alone: what the other said tells "
+                "why (nothing, where the system ended it because memory ran out); go on with --resume"
+            ) from failure
 
     @property
     def leads(self) -> bool:
