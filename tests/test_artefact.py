@@ -161,6 +161,22 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(folder, tmp_path):
         read_card(folder, verify=True)
 
 
+def test_a_file_that_is_a_link_to_itself_is_missing(folder):
+    (folder / "f32.bin").unlink()
+    (folder / "f32.bin").symlink_to("f32.bin")
+    with pytest.raises(ArtefactError, match=r"is incomplete: f32\.bin is missing"):
+        read_card(folder, verify=True)
+
+
+def test_a_model_without_classes_is_refused(folder):
+    card = json.loads((folder / "card.json").read_text())
+    card["labels"].update(count=0, sha256=hashlib.sha256(b"").hexdigest())
+    (folder / "card.json").write_text(json.dumps(card))
+    (folder / "labels.txt").write_text("")
+    with pytest.raises(ArtefactError, match="count is 0; a model has at least one class"):
+        read_card(folder)
+
+
 def test_a_folder_reached_through_a_link_opens(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     assert read_card(tmp_path / "link", verify=True).labels[0] == "ant"

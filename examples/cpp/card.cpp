@@ -11,15 +11,17 @@
 
 #include "error.hpp"
 #include "sha256.hpp"
+#include "text.hpp"
 
 namespace anabranch {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
+using json = nlohmann::ordered_json;  // of two files with the same ending the first one counts
 
 constexpr std::int64_t kCardVersion = 1;
 constexpr std::int64_t kMaxSidePx = 65'535;
+constexpr int kMaxDepth = 500;  // of objects and lists in one another
 constexpr char kCopyAgain[] = ". Copy or export the artefact again";
 
 // A value of a card, and where it stands there.
@@ -120,10 +122,11 @@ Preprocess preprocess_of(const Said& said) {
 
 File file_of(const std::string& name, const Said& files) {
     const fs::path path(name);
-    const bool stays = !path.empty() && path.is_relative() && name.find_first_of("\\:") == std::string::npos &&
-                       path.lexically_normal() == path && *path.begin() != ".." && name != ".";
+    const bool stays = !path.empty() && path.is_relative() && *path.begin() != ".." && name != "." &&
+                       name.find_first_of(std::string("\\:\0", 3)) == std::string::npos &&
+                       path.lexically_normal().native() == name;
     if (!stays) {
-        throw Error(files.where() + ": '" + name + "' leaves the folder; a plain path inside it was expected");
+        throw Error(files.where() + ": '" + spelt(name) + "' leaves the folder; a plain path inside it was expected");
     }
     const Said file = files.at(name);
     return {name, static_cast<std::uintmax_t>(file.at("bytes").whole(0)), file.at("sha256").sha256()};
@@ -150,7 +153,8 @@ json parsed(const fs::path& path) {
     std::vector<std::set<std::string>> keys;  // of the objects around what is read
     const json value = json::parse(
         text,
-        [&](int, json::parse_event_t event, json& met) {
+        [&](int depth, json::parse_event_t event, json& met) {
+            if (depth > kMaxDepth) refuse("it is nested too deep");
             if (event == json::parse_event_t::object_start) keys.emplace_back();
             if (event == json::parse_event_t::object_end) keys.pop_back();
             if (event == json::parse_event_t::key && !keys.back().insert(met.get<std::string>()).second) {
@@ -168,7 +172,9 @@ std::vector<std::string> labels_in(const fs::path& path) {
         throw Error(path.parent_path().string() + " is incomplete: " + path.filename().string() + " is missing" +
                     kCopyAgain);
     }
-    std::istringstream lines(content(path));
+    const std::string text = content(path);
+    if (utf8(text) != text) throw Error(path.string() + " is not UTF-8" + kCopyAgain);
+    std::istringstream lines(text);
     std::vector<std::string> labels;
     for (std::string line; std::getline(lines, line); labels.push_back(line)) {
         if (line.empty() || line.find('\r') != std::string::npos) {
@@ -181,8 +187,8 @@ std::vector<std::string> labels_in(const fs::path& path) {
 
 void check_labels(const std::vector<std::string>& labels, const Said& said) {
     const Said count = said.at("count");
-    if (static_cast<std::int64_t>(labels.size()) != count.whole(0)) {
-        throw Error(count.where() + " is " + std::to_string(count.whole(0)) + ", but the labels beside it are " +
+    if (static_cast<std::int64_t>(labels.size()) != count.whole(1)) {
+        throw Error(count.where() + " is " + std::to_string(count.whole(1)) + ", but the labels beside it are " +
                     std::to_string(labels.size()));
     }
     Sha256 hash;

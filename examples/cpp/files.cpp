@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "error.hpp"
+#include "text.hpp"
 
 namespace anabranch {
 namespace {
@@ -35,7 +36,8 @@ struct Held {
     std::vector<fs::path> folders, pictures;
 };
 
-// What a folder holds but for hidden names. Throws Error where it cannot be read to its end.
+// What a folder holds but for hidden names, pipes and devices; a link that leads nowhere is a picture that cannot be
+// read. Throws Error where the folder cannot be read to its end.
 Held held_by(const fs::path& folder) {
     std::error_code failed;
     Held held;
@@ -43,7 +45,7 @@ Held held_by(const fs::path& folder) {
         if (is_hidden(*entry)) continue;
         if (std::error_code unknown; entry->is_directory(unknown)) {
             held.folders.push_back(*entry);
-        } else if (is_jpeg(*entry)) {
+        } else if (is_jpeg(*entry) && (entry->is_regular_file(unknown) || !entry->exists(unknown))) {
             held.pictures.push_back(*entry);
         }
     }
@@ -64,12 +66,20 @@ bool leads_back(const fs::path& folder, const std::vector<fs::path>& above) {
 
 bool comes_before(const fs::path& one, const fs::path& other) {
     const auto key = [](const fs::path& path) {
-        return std::pair(path.parent_path().native(), path.filename().native());
+        return std::pair(letters(path.parent_path().native()), letters(path.filename().native()));
     };
     return key(one) < key(other);
 }
 
 }  // namespace
+
+fs::path plain(const fs::path& path) {
+    fs::path short_one;
+    for (const fs::path& part : path) {
+        if (!part.empty() && part != ".") short_one /= part;
+    }
+    return short_one.empty() ? "." : short_one;
+}
 
 std::vector<fs::path> pictures_in(const fs::path& folder) {
     std::vector<fs::path> pictures;

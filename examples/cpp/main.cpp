@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <iomanip>
 #include <iostream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -158,10 +159,10 @@ int run_classify(const Arguments& arguments) {
     for (const fs::path& path : arguments.paths) {
         if (std::error_code failed; fs::is_directory(path, failed)) {
             const std::vector<fs::path> found = pictures_in(path);
-            pictures.insert(pictures.end(), found.begin(), found.end());
+            std::transform(found.begin(), found.end(), std::back_inserter(pictures), plain);
             as_csv = !arguments.json;
         } else {
-            pictures.push_back(path);
+            pictures.push_back(plain(path));
         }
     }
     const Aim aim = pictures.size() == 1 ? Aim::latency : Aim::throughput;

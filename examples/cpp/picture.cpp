@@ -17,55 +17,71 @@ namespace anabranch {
 namespace {
 
 constexpr std::int64_t kMaxPixels = 50'000'000;           // 150 MB
-constexpr std::int64_t kMaxProgressive = kMaxPixels / 2;  // which is decoded as a whole, in up to 9 bytes a pixel
+constexpr std::int64_t kMaxInScans = kMaxPixels / 2;      // where it is decoded as a whole, in up to 9 bytes a pixel
+constexpr std::int64_t kMaxResized = 50'000'000;          // by OpenCV, which cannot resize a part
 constexpr std::int64_t kMaxAspect = 4096;
 constexpr std::uintmax_t kMaxFileBytes = 80'000'000;
 
 using Bytes = std::vector<unsigned char>;
 
+// Of a file, or of a pipe, which has no size.
 Bytes read(const std::filesystem::path& path) {
     const std::string name = path.string();
+    const auto refuse = [&](const std::string& why) { throw Error(name + ": " + why); };
     std::error_code failed;
-    const std::uintmax_t num_bytes = std::filesystem::file_size(path, failed);
-    if (failed == std::errc::no_such_file_or_directory) throw Error(name + ": no such file");
-    if (failed) throw Error(name + ": cannot be read: " + failed.message());
-    if (num_bytes == 0) throw Error(name + ": the file is empty");
-    if (num_bytes > kMaxFileBytes) {
-        throw Error(name + ": more than " + std::to_string(kMaxFileBytes) +
-                    " bytes, too large for a picture; scale it down first");
-    }
-    Bytes data(num_bytes);
+    const auto status = std::filesystem::status(path, failed);
+    if (status.type() == std::filesystem::file_type::not_found) refuse("no such file");
+    if (failed) refuse("cannot be read: " + failed.message());
+    const bool has_size = std::filesystem::is_regular_file(status);
+    const std::uintmax_t expected = has_size ? std::filesystem::file_size(path, failed) : 0;
     std::ifstream file(path, std::ios::binary);
-    if (!file.read(reinterpret_cast<char*>(data.data()), static_cast<std::streamsize>(num_bytes))) {
-        throw Error(name + ": cannot be read");
+    if (!file || failed) refuse("cannot be read");
+    Bytes data(std::min(expected, kMaxFileBytes) + 1);  // one more, at which the end is met
+    std::size_t held = 0;
+    while (file && held <= kMaxFileBytes) {
+        if (held == data.size()) data.resize(2 * held);
+        file.read(reinterpret_cast<char*>(data.data() + held), static_cast<std::streamsize>(data.size() - held));
+        held += static_cast<std::size_t>(file.gcount());
     }
+    if (file.bad()) refuse("cannot be read");
+    if (held == 0) refuse("the file is empty");
+    if (held > kMaxFileBytes) {
+        refuse("more than " + std::to_string(kMaxFileBytes) + " bytes, too large for a picture; scale it down first");
+    }
+    data.resize(held);
     return data;
 }
 
-// Whether the first frame header is of a kind that is decoded as a whole. Source: ITU-T T.81, table B.1.
-bool is_progressive(const Bytes& data) {
+// Baseline, or one of those that are decoded as a whole. Source: ITU-T T.81, B.2.2 and B.2.3.
+std::string kind(const Bytes& data) {
     std::size_t place = 2;
-    while (place + 4 <= data.size()) {
+    unsigned colours = 0;
+    while (place + 4 < data.size()) {
         const unsigned marker = data[place + 1];
         if (data[place] != 0xFF || marker == 0xFF) {
             place += 1;
-        } else if (marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC) {
-            return marker > 0xC1;
-        } else if (marker == 0x01 || (marker >= 0xD0 && marker <= 0xD8)) {
+            continue;
+        }
+        if (marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC) {
+            if (marker > 0xC1) return "progressive";
+            colours = place + 9 < data.size() ? data[place + 9] : 0;
+        }
+        if (marker == 0xDA) return data[place + 4] < colours ? "multi-scan" : "baseline";  // the first scan
+        if (marker == 0x01 || (marker >= 0xD0 && marker <= 0xD8)) {
             place += 2;  // a marker without a length
         } else {
             place += 2 + (data[place + 2] << 8 | data[place + 3]);
         }
     }
-    return true;
+    return "progressive";
 }
 
-void check_size(std::int64_t width, std::int64_t height, bool progressive, const std::string& name) {
-    const std::int64_t most = progressive ? kMaxProgressive : kMaxPixels;
+void check_size(std::int64_t width, std::int64_t height, const std::string& kind, const std::string& name) {
+    const std::int64_t most = kind == "baseline" ? kMaxPixels : kMaxInScans;
     const std::string size = std::to_string(width) + " x " + std::to_string(height) + " pixels";
     if (width * height > most) {
-        throw Error(name + ": " + size + " are too many: at most " + std::to_string(most) + " are decoded in a " +
-                    (progressive ? "progressive" : "baseline") + " JPEG; scale it down first");
+        throw Error(name + ": " + size + " are too many: at most " + std::to_string(most) + " are decoded in a " + kind +
+                    " JPEG; scale it down first");
     }
     if (std::max(width, height) > kMaxAspect * std::min(width, height)) {
         throw Error(name + ": " + size + " are a strip, not a picture: at most 1 : " + std::to_string(kMaxAspect));
@@ -148,7 +164,7 @@ void decode(const std::filesystem::path& path, Picture& picture) {
     if (colours != TJCS_YCbCr && colours != TJCS_GRAY) {
         throw Error(name + ": its colours are stored as RGB, CMYK or YCCK; only YCbCr and grey JPEG is read here");
     }
-    check_size(width, height, is_progressive(data), name);
+    check_size(width, height, kind(data), name);
     picture.reshape(height, width);
     refuse_unless(tjDecompress2(decoder.get(), data.data(), num_bytes, picture.rgb.data(), width, 0, height, TJPF_RGB,
                                 TJFLAG_ACCURATEDCT | TJFLAG_STOPONWARNING | TJFLAG_LIMITSCANS) == 0);
@@ -156,6 +172,12 @@ void decode(const std::filesystem::path& path, Picture& picture) {
 
 Picture preprocessed(const Picture& picture, const Preprocess& preprocess) {
     const auto [height, width] = resized(picture.height, picture.width, preprocess);
+    if (preprocess.resampler == Resampler::opencv_bilinear && height * width > kMaxResized) {
+        throw Error("a picture of " + std::to_string(picture.width) + " x " + std::to_string(picture.height) +
+                    " pixels is too narrow: opencv-bilinear would make " + std::to_string(width) + " x " +
+                    std::to_string(height) + " of it, and at most " + std::to_string(kMaxResized) +
+                    " pixels are allowed. Crop it first");
+    }
     const Span rows = cropped(height, preprocess);
     const Span columns = cropped(width, preprocess);
     const bool same = height == picture.height && width == picture.width;

@@ -26,7 +26,7 @@ Picture decode(const std::filesystem::path& path);
 // The same into a picture that is there: a third sooner for many large ones, whose memory the system clears each time.
 void decode(const std::filesystem::path& path, Picture& picture);
 
-// The square of `crop_px` pixels.
+// The square of `crop_px` pixels. Throws Error for a strip too narrow to be resized, without its name.
 Picture preprocessed(const Picture& picture, const Preprocess& preprocess);
 
 }  // namespace anabranch

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "error.hpp"
@@ -37,7 +38,10 @@ public:
         // Enough that neither side waits for the other on a machine that is shared.
         slots_.resize(std::min(num_readers + 4 * predictor.num_requests(), num_batches_));
         for (Slot& slot : slots_) slot.request = predictor.request();
-        for (std::size_t i = 0; i < num_readers; ++i) readers_.emplace_back([this] { read_pictures(); });
+        readers_.reserve(num_readers);
+        while (readers_.size() < num_readers && start_reader()) {
+        }
+        if (readers_.empty()) throw Error("the system has no thread left to read pictures; end other programs first");
     }
 
     Pipeline(const Pipeline&) = delete;
@@ -63,7 +67,7 @@ public:
         Answer answer{pictures_[num_answered_].string(), {}, slot.errors[row]};
         if (answer.error.empty()) {
             slot.request.wait();
-            answer.guesses = predictor_.guesses(slot.request, row, top);
+            answer.error = guess(slot.request, row, top, answer);
         }
         {
             const std::lock_guard lock(mutex_);
@@ -75,6 +79,14 @@ public:
     }
 
 private:
+    // False where the system has no thread left, and those that there are must do.
+    bool start_reader() try {
+        readers_.emplace_back([this] { read_pictures(); });
+        return true;
+    } catch (const std::system_error&) {
+        return false;
+    }
+
     void read_pictures() {
         Picture decoded;
         std::unique_lock lock(mutex_);
@@ -107,15 +119,27 @@ private:
         }
     }
 
-    // Empty, or what stands in the way.
+    // Empty, or what stands in the way; so do the next two.
     std::string fill(ov::InferRequest& request, std::size_t row, const fs::path& path, Picture& decoded) const try {
-        decode(path, decoded);
+        if (const std::string error = read(path, decoded); !error.empty()) return error;
         predictor_.fill(request, row, decoded);
+        return "";
+    } catch (const std::exception& error) {  // such as a lack of memory, which names no picture
+        return path.string() + ": " + error.what();
+    }
+
+    static std::string read(const fs::path& path, Picture& decoded) try {
+        decode(path, decoded);
         return "";
     } catch (const Error& error) {
         return error.what();
-    } catch (const std::exception& error) {  // such as a lack of memory, which names no picture
-        return path.string() + ": " + error.what();
+    }
+
+    std::string guess(ov::InferRequest& request, std::size_t row, std::size_t top, Answer& answer) const try {
+        answer.guesses = predictor_.guesses(request, row, top);
+        return "";
+    } catch (const Error& error) {
+        return answer.picture + ": " + error.what();
     }
 
     Predictor& predictor_;

@@ -33,13 +33,23 @@ fs::path home_folder() {
     return user == nullptr ? "" : user->pw_dir;
 }
 
+// A path that begins with ~ or ~somebody leads to a home.
+fs::path from_home(const std::string& told) {
+    if (told.front() != '~') return told;
+    const std::size_t end = std::min(told.find('/'), told.size());
+    const passwd* user = end == 1 ? nullptr : getpwnam(told.substr(1, end - 1).c_str());
+    const fs::path home = end == 1 ? home_folder() : fs::path(user == nullptr ? "" : user->pw_dir);
+    if (home.empty()) {
+        throw UsageError("ANABRANCH_CACHE is '" + told + "', and no such home is known here; write the whole path");
+    }
+    return end == told.size() ? home : home / told.substr(end + 1);
+}
+
 // Python's anabranch.cache: ANABRANCH_CACHE, or where this system keeps caches.
 // Without a home they lie nowhere, and the path is empty.
 fs::path cache_folder() {
+    if (const std::string told = environment("ANABRANCH_CACHE"); !told.empty()) return from_home(told);
     const fs::path home = home_folder();
-    if (const std::string told = environment("ANABRANCH_CACHE"); !told.empty()) {
-        return told.rfind("~/", 0) == 0 ? home / told.substr(2) : fs::path(told);
-    }
     const std::string caches = environment("XDG_CACHE_HOME");
     if (caches.empty() && home.empty()) return {};
     return (caches.empty() ? home / ".cache" : fs::path(caches)) / "anabranch";
@@ -73,22 +83,24 @@ const std::vector<File>& files_for(const Card& card, const std::string& precisio
                 precision);
 }
 
-void check_graph(const ov::Model& model, const Card& card, const fs::path& xml) {
+// That it takes and gives what the card says, for this batch or for any.
+void check_graph(const ov::Model& model, const Card& card, const fs::path& xml, const ov::Dimension& batch) {
     const std::int64_t side = card.preprocess.crop_px;
-    const ov::PartialShape takes{-1, side, side, 3};
-    const ov::PartialShape gives{-1, static_cast<std::int64_t>(card.labels.size())};
-    const auto& input = model.input();
-    const auto& output = model.output();
-    const ov::PartialShape& met = input.get_partial_shape();
-    const bool fixed = met.rank() == 4 && met[1].is_static() && met[2].is_static();  // others resize by themselves
-    if (fixed && takes.compatible(met) && input.get_element_type() == ov::element::u8 &&
-        gives.compatible(output.get_partial_shape()) && output.get_element_type() == ov::element::f32) {
+    const ov::PartialShape wanted_in{batch, side, side, 3};
+    const ov::PartialShape wanted_out{batch, static_cast<std::int64_t>(card.labels.size())};
+    const ov::PartialShape& in = model.input().get_partial_shape();
+    const ov::PartialShape& out = model.output().get_partial_shape();
+    const auto has_one_side = [&] { return in[1].is_static() && in[2].is_static(); };  // others resize by themselves
+    const auto has_one_batch = [&] { return out[0] == in[0] || (out[0].is_dynamic() && batch.is_dynamic()); };
+    if (in.rank() == 4 && wanted_in.compatible(in) && has_one_side() && out.rank() == 2 &&
+        wanted_out.compatible(out) && out[1].is_static() && has_one_batch() &&
+        model.input().get_element_type() == ov::element::u8 && model.output().get_element_type() == ov::element::f32) {
         return;
     }
     std::ostringstream said;
-    said << xml.string() << " takes " << input.get_element_type() << ' ' << input.get_partial_shape() << " and gives "
-         << output.get_element_type() << ' ' << output.get_partial_shape() << "; the card says u8 " << takes
-         << " and f32 " << gives << ". Export the artefact again";
+    said << xml.string() << " takes " << model.input().get_element_type() << ' ' << in << " and gives "
+         << model.output().get_element_type() << ' ' << out << "; the card says u8 " << wanted_in << " and f32 "
+         << wanted_out << ". Export the artefact again";
     throw Error(said.str());
 }
 
@@ -113,9 +125,11 @@ ov::CompiledModel compiled(const fs::path& xml, const fs::path& weights, const C
     ov::Core core;
     want_offered(core, precision);
     const std::shared_ptr<ov::Model> model = core.read_model(xml.string(), weights.string());
-    check_graph(*model, card, xml);
+    check_graph(*model, card, xml, ov::Dimension::dynamic());
     const std::int64_t side = card.preprocess.crop_px;
-    model->reshape(ov::PartialShape{static_cast<std::int64_t>(batch), side, side, 3});
+    const ov::Dimension pictures(static_cast<std::int64_t>(batch));
+    model->reshape(ov::PartialShape{pictures, side, side, 3});
+    check_graph(*model, card, xml, pictures);
     return core.compile_model(model, "CPU", config);
 } catch (const ov::Exception& error) {
     throw Error("OpenVINO cannot read " + xml.string() + ": " + last_line(error.what()));
@@ -146,9 +160,12 @@ Predictor::Predictor(const fs::path& folder, const Engine& engine, Aim aim, std:
       batch_(batch) {
     const std::vector<File>& files = files_for(card_, precision_ == "bf16" ? "f32" : precision_, folder);
     const std::vector<fs::path> paths = checked_files(folder, files);
-    const auto ending = [&](const char* extension) {
-        const auto found = std::find_if(paths.begin(), paths.end(),
-                                        [&](const fs::path& path) { return path.extension() == extension; });
+    const auto ending = [&](const std::string& extension) {
+        const auto found = std::find_if(paths.begin(), paths.end(), [&](const fs::path& path) {
+            const std::string& name = path.native();
+            return name.size() >= extension.size() &&
+                   name.compare(name.size() - extension.size(), extension.size(), extension) == 0;
+        });
         if (found != paths.end()) return *found;
         throw Error((folder / "card.json").string() + " names no " + extension + " file; export it again");
     };
@@ -169,6 +186,9 @@ std::vector<Guess> Predictor::guesses(ov::InferRequest& request, std::size_t row
     const std::size_t count = output.get_size() / batch_;
     const auto* first = output.data<const float>() + row * count;
     const std::vector<float> logits(first, first + count);
+    if (!std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); })) {
+        throw Error(card_.name + " answers with logits that are not finite; export it again");
+    }
     const std::vector<float> probabilities = card_.multi_label ? sigmoid(logits) : softmax(logits);
     std::vector<std::size_t> order(logits.size());
     std::iota(order.begin(), order.end(), std::size_t{0});

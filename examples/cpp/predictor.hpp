@@ -45,6 +45,7 @@ public:
     void fill(ov::InferRequest& request, std::size_t row, const Picture& picture) const;
 
     // The `top` best classes of that picture, once the request is done, best first; of equal ones the lower index.
+    // Throws Error where the logits are not finite.
     std::vector<Guess> guesses(ov::InferRequest& request, std::size_t row, std::size_t top) const;
 
 private:

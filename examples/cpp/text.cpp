@@ -64,6 +64,16 @@ std::string escaped(const std::string& text, const std::function<bool(std::uint3
 
 }  // namespace
 
+std::u32string letters(const std::string& text) {
+    std::u32string all;
+    for (std::size_t place = 0; place < text.size();) {
+        const Letter letter = letter_at(text, place);
+        all += static_cast<char32_t>(letter.code);
+        place += letter.num_bytes;
+    }
+    return all;
+}
+
 std::string utf8(const std::string& text) { return escaped(text, is_no_letter); }
 
 std::string spelt(const std::string& text) {

@@ -57,12 +57,13 @@ def checked_files(folder: Path, files: Mapping[str, File], *, verify: bool = Fal
     verify: also a large file that has been hashed before. Raises ArtefactError for a file that is missing, changed, or
     outside the folder.
     """
-    home = folder.resolve()
+    home = Path(os.path.realpath(folder))
     paths = {}
     for name, wanted in files.items():
         path = folder / name
-        if not path.resolve().is_relative_to(home):
-            raise ArtefactError(f"{path} leads out of the artefact, to {path.resolve()}; a file inside it was expected")
+        real = Path(os.path.realpath(path))  # Path.resolve raises where a link leads to itself
+        if not real.is_relative_to(home):
+            raise ArtefactError(f"{path} leads out of the artefact, to {real}; a file inside it was expected")
         if not path.is_file():
             raise ArtefactError(f"{folder} is incomplete: {name} is missing. Copy or export the artefact again")
         size_bytes = path.stat().st_size

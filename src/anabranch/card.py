@@ -180,6 +180,8 @@ def card_from_json(value: object, labels: tuple[str, ...], *, where: str) -> Car
 def _check_labels(value: object, labels: tuple[str, ...], where: str) -> None:
     table = _object(value, where, ["count", "sha256"])
     count = _count(table["count"], f"{where}.count")
+    if count == 0:
+        raise ArtefactError(f"{where}.count is 0; a model has at least one class")
     if len(labels) != count:
         raise ArtefactError(f"{where}.count is {count}, but the labels beside it are {len(labels)}")
     if hashlib.sha256(labels_text(labels)).hexdigest() != _sha256(table["sha256"], f"{where}.sha256"):

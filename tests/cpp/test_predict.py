@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
+import openvino.opset13 as op
 import pytest
 from PIL import Image
 
@@ -25,6 +27,7 @@ from anabranch.pack import pack
 from anabranch.runtimes import builtin, open_model
 from anabranch.runtimes.openvino import offered_precisions
 from anabranch.runtimes.pipeline import classify
+from odd_jpegs import in_scans, upright_411
 
 pytestmark = pytest.mark.cpp
 
@@ -176,7 +179,9 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def assert_same_csv(predict: Callable[..., subprocess.CompletedProcess[bytes]], folder: Path, *, status: int) -> None:
+def assert_same_csv(
+    predict: Callable[..., subprocess.CompletedProcess[bytes]], folder: str | Path, *, status: int
+) -> None:
     cpp = predict(builtin(), folder, "--top", 3)
     python = subprocess.run(
         [sys.executable, "-m", "anabranch", "classify", folder, "--csv", "-", "--top", "3"],
@@ -208,6 +213,17 @@ def test_links_that_lead_round_are_passed_over_as_in_python(predict, jpegs, tmp_
     (root / "b" / "y").symlink_to("../a")
     (root / "b" / "me").symlink_to("me")
     assert_same_csv(predict, root, status=0)
+
+
+def test_a_folder_is_named_sorted_and_searched_as_in_python(predict, jpegs, tmp_path):
+    """Without what leads nowhere in its path, letter by letter, and without pipes; a link to nothing is told."""
+    folder = tmp_path / "odd"
+    (folder / "deep").mkdir(parents=True)
+    for name in (b"\xff.jpg", "\uff41.jpg".encode(), "\U0001f600.jpg".encode(), b"a.jpg", b"deep/b.jpg"):
+        shutil.copy(jpegs[0], os.fsencode(folder) + b"/" + name)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "nothing.jpg").symlink_to("nowhere")
+    assert_same_csv(predict, f"{tmp_path}//./odd/", status=1)
 
 
 def test_many_pictures_are_answered_in_order(predict, packed, jpegs, tmp_path):
@@ -254,10 +270,24 @@ def strip(_: bytes) -> bytes:
     return file.getvalue()
 
 
+def too_many_pixels_in_scans(_: bytes) -> bytes:
+    data = in_scans(np.zeros((16, 16, 3), np.uint8))
+    frame = data.index(b"\xff\xc0")
+    return data[: frame + 5] + struct.pack(">HH", 5001, 5000) + data[frame + 9 :]
+
+
 BAD_PICTURES = {
     "cut short": (cut_short, "cannot be decoded as JPEG"),
     "a header without a picture": (lambda jpeg: jpeg[:30], "cannot be decoded as JPEG"),
     "too many pixels": (too_many_pixels, "10000 x 10000 pixels are too many: at most 50000000"),
+    "too many pixels in scans": (
+        too_many_pixels_in_scans,
+        "5000 x 5001 pixels are too many: at most 25000000 are decoded in a multi-scan JPEG",
+    ),
+    "a subsampling without a name": (
+        lambda _: upright_411(np.zeros((8, 32, 3), np.uint8)),
+        "Could not determine subsampling type",
+    ),
     "PNG under a wrong name": (png, "not a JPEG, by its first bytes"),
     "CMYK": (cmyk, "only YCbCr and grey JPEG is read here"),
     "a strip": (strip, "5000 x 1 pixels are a strip"),
@@ -276,6 +306,40 @@ def test_a_bad_picture_is_one_line_and_the_others_are_answered(named, predict, p
     assert error.startswith(f"error: {bad}: ")
     assert sentence in error
     assert ["guesses" in answer for answer in json.loads(done.stdout)] == [True, False, True]
+
+
+def test_a_strip_that_opencv_cannot_resize_is_refused_as_in_python(predict, packed, with_card, jpegs, tmp_path):
+    def change(card):
+        card["preprocess"].update(resampler="opencv-bilinear", resize_px=128)
+
+    folder, strip = with_card(packed.folder, change), tmp_path / "strip.jpg"
+    Image.new("RGB", (4000, 1)).save(strip)
+    done = predict(folder, strip, jpegs[0], "--json")
+    (python,) = classify(open_model(folder), [strip])
+    assert (done.returncode, done.stderr.decode()) == (1, f"error: {python.error}\n")
+    assert "guesses" in json.loads(done.stdout)[1]
+
+
+def test_a_picture_may_come_through_a_pipe(built, predict, packed, jpegs):
+    command = f"{built / 'predict' / 'predict'} {packed.folder} <(cat {jpegs[0]}) --json"
+    piped = subprocess.run(["bash", "-c", command], capture_output=True, check=False, timeout=60)
+    guesses = [answers(done)[0]["guesses"] for done in (piped, predict(packed.folder, jpegs[0], "--json"))]
+    assert guesses[0] == guesses[1]
+
+
+def test_logits_that_are_not_finite_are_one_line_as_in_python(predict, packed, with_card, jpegs):
+    folder = with_card(packed.folder, lambda card: None)
+    weights, bias = folder / "f32.bin", packed.net.head.bias.detach().numpy().tobytes()
+    held = weights.read_bytes()
+    assert held.count(bias) == 1
+    weights.write_bytes(held.replace(bias, np.full(len(bias) // 4, np.nan, np.float32).tobytes()))
+    folder = with_card(folder, lambda card: files_of(card)["f32.bin"].update(sha256=sha256(weights)), "described")
+    done = predict(folder, jpegs[0], jpegs[1], "--json")
+    errors = [answer.error for answer in classify(open_model(folder), jpegs[:2])]
+    assert errors[0] is not None
+    assert "answers with logits that are not finite" in errors[0]
+    assert (done.returncode, done.stderr.decode()) == (1, "".join(f"error: {error}\n" for error in errors))
+    assert [answer["error"] for answer in json.loads(done.stdout)] == errors
 
 
 def test_a_missing_picture_is_one_line_and_the_others_are_answered(predict, packed, jpegs, tmp_path):
@@ -310,6 +374,25 @@ def test_without_a_home_nothing_is_kept_in_the_folder_at_hand(built, packed, jpe
     done = subprocess.run(words, cwd=tmp_path / "here", env=home, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize("told", ["~", "~/", "~/kept"])
+def test_the_cache_may_lie_in_a_home(built, packed, jpegs, tmp_path, told):
+    for name in ("here", "home"):
+        (tmp_path / name).mkdir()
+    words = [built / "predict" / "predict", packed.folder, jpegs[0]]
+    variables = {"HOME": str(tmp_path / "home"), "ANABRANCH_CACHE": told}
+    done = subprocess.run(words, cwd=tmp_path / "here", env=variables, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert list((tmp_path / "here").iterdir()) == []
+    assert list((tmp_path / "home" / told[2:] / "openvino").glob("*.blob"))
+
+
+def test_a_cache_in_nobodys_home_is_refused(built, packed, jpegs):
+    words = [built / "predict" / "predict", packed.folder, jpegs[0]]
+    done = subprocess.run(words, env={"ANABRANCH_CACHE": "~nobody-at-all/kept"}, capture_output=True, check=False)
+    wanted = "error: ANABRANCH_CACHE is '~nobody-at-all/kept', and no such home is known here; write the whole path\n"
+    assert (done.returncode, done.stderr.decode()) == (2, wanted)
 
 
 def test_a_folder_without_jpegs_is_refused(predict, packed, tmp_path):
@@ -353,6 +436,15 @@ BAD_CARDS = {
         lambda card: files_of(card).update({"/f32.bin": files_of(card).pop("f32.bin")}),
         "'/f32.bin' leaves the folder",
     ),
+    "with a path that is not plain": (
+        lambda card: files_of(card).update({"s//f32.bin": files_of(card).pop("f32.bin")}),
+        "'s//f32.bin' leaves the folder",
+    ),
+    "with a path that ends within": (
+        lambda card: files_of(card).update({"f32.bin\0": files_of(card).pop("f32.bin")}),
+        "'f32.bin\\x00' leaves the folder",
+    ),
+    "without classes": (lambda card: card["labels"].update(count=0), "labels.count is 0; a whole number of at least 1"),
     "with another size": (lambda card: files_of(card)["f32.bin"].update(bytes=7), "bytes; the card says 7"),
     "with a file that is missing": (
         lambda card: files_of(card).update({"f33.bin": files_of(card).pop("f32.bin")}),
@@ -390,6 +482,7 @@ DAMAGED_CARDS = {
         "the key 'crop_px' occurs twice in one object",
     ),
     "with a byte order mark": (lambda text: b"\xef\xbb\xbf" + text, "it begins with a byte order mark"),
+    "nested": (lambda text: b'{"card_version": ' + 80_000 * b"[" + 80_000 * b"]" + b"}", "it is nested too deep"),
 }
 
 
@@ -404,6 +497,57 @@ def test_a_damaged_card_is_refused_in_one_line(named, predict, packed, with_card
     assert (done.returncode, done.stderr.decode()) == (1, wanted)
     with pytest.raises(Error, match="is damaged"):
         read_card(folder)
+
+
+def test_labels_that_are_not_utf8_are_refused(predict, packed, with_card, jpegs):
+    labels = packed.folder.joinpath("labels.txt").read_bytes()
+    labels = b"\xff" + labels[labels.index(b"\n") :]
+    told = hashlib.sha256(labels).hexdigest()
+    folder = with_card(packed.folder, lambda card: card["labels"].update(sha256=told))
+    (folder / "labels.txt").write_bytes(labels)
+    done = predict(folder, jpegs[0])
+    with pytest.raises(Error, match=r"labels\.txt is not UTF-8"):
+        read_card(folder)
+    assert (done.returncode, done.stderr.decode()) == (
+        1, f"error: {folder / 'labels.txt'} is not UTF-8. Copy or export the artefact again\n")  # fmt: skip
+
+
+def test_of_two_graphs_the_first_that_the_card_names_answers(predict, packed, with_card, jpegs):
+    """Both have the first's weights here; the second's graph is none."""
+    folder = with_card(packed.folder, lambda card: None)
+    shutil.copy(folder / "f32.xml", folder / "z.xml")
+    (folder / "a.xml").write_text("none")
+
+    def change(card):
+        weights = files_of(card)["f32.bin"]
+        described = {
+            path: {"bytes": (folder / path).stat().st_size, "sha256": sha256(folder / path)}
+            for path in ("z.xml", "a.xml")
+        }
+        card["graphs"]["openvino"]["f32"]["files"] = {**described, "f32.bin": weights}
+
+    twice = with_card(folder, change, "twice")
+    assert_same_answers(answers(predict(twice, jpegs[0], "--json")), twice, jpegs[:1])
+
+
+def test_a_graph_of_one_batch_is_refused_as_in_python(predict, packed, with_card, jpegs):
+    folder = with_card(packed.folder, lambda card: None)
+    graph = folder / "f32.xml"
+    pixels = op.parameter([-1, 33, 33, 3], np.uint8)
+    mean = op.reduce_mean(op.convert(pixels, "f32"), op.constant([0, 1, 2], np.int64), keep_dims=False)
+    scores = op.matmul(op.unsqueeze(mean, op.constant([0], np.int64)), np.ones((3, 5), np.float32), False, False)
+    openvino.save_model(openvino.Model([scores], [pixels]), graph, compress_to_fp16=False)
+
+    def change(card):
+        for name, described in files_of(card).items():
+            described.update(bytes=(folder / name).stat().st_size, sha256=sha256(folder / name))
+
+    folder = with_card(folder, change, "described")
+    done = predict(folder, jpegs[0])
+    assert done.returncode == 1
+    assert "gives f32 [1,5]; the card says u8 [?,33,33,3] and f32 [?,5]" in done.stderr.decode()
+    with pytest.raises(Error, match=r"gives \(1, 5\); the card says .* \(N, 5\)"):
+        open_model(folder)
 
 
 def test_weights_with_a_bit_turned_are_refused_as_in_python(predict, packed, with_card, jpegs):

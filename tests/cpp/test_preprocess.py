@@ -11,6 +11,7 @@ from PIL import Image
 from anabranch.images.decode import decode
 from anabranch.images.preprocess import Preprocess
 from anabranch.runtimes import builtin
+from odd_jpegs import in_scans
 
 pytestmark = pytest.mark.cpp
 
@@ -133,6 +134,13 @@ def test_pixels_are_pythons_in_every_encoding(encoding, both, pictures, tmp_path
     with Image.open(pictures[601, 333]) as image:
         image.save(path, **ENCODINGS[encoding])
     cpp, python = both([path], Preprocess(crop_px=601, resize_px=333))
+    assert np.array_equal(cpp, python)
+
+
+def test_pixels_are_pythons_where_each_component_has_a_scan(both, pictures, tmp_path):
+    with Image.open(pictures[601, 333]) as image:
+        (tmp_path / "scans.jpg").write_bytes(in_scans(np.asarray(image)))
+    cpp, python = both([tmp_path / "scans.jpg"], Preprocess(crop_px=601, resize_px=333))
     assert np.array_equal(cpp, python)
 
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from anabranch.errors import ImageError
 from anabranch.images.decode import decode
+from odd_jpegs import in_scans, upright_411
 
 
 def as_pillow_reads(data: bytes) -> np.ndarray:
@@ -87,6 +88,7 @@ def test_no_picture_of_the_corpus_takes_300_mb(corpus, tmp_path, peak_mb):
 LARGEST = {  # a picture just inside each limit, in the costliest form known
     "baseline.jpg": ("RGB", (7071, 7071), "JPEG", {"subsampling": 0}),
     "progressive.jpg": ("RGB", (5000, 5000), "JPEG", {"subsampling": 0, "progressive": True}),
+    "scans.jpg": ("RGB", (5000, 5000), "JPEG", {"one_for_each": True}),
     "cmyk-progressive.jpg": ("CMYK", (3872, 3872), "JPEG", {"progressive": True}),
     "rgba.png": ("RGBA", (5000, 5000), "PNG", {"compress_level": 1}),
     "raw.tif": ("RGB", (5000, 5000), "TIFF", {}),
@@ -99,7 +101,10 @@ LARGEST = {  # a picture just inside each limit, in the costliest form known
 def test_the_largest_picture_of_each_kind_takes_less_than_300_mb(name, tmp_path, peak_mb):
     mode, size, form, options = LARGEST[name]
     path = tmp_path / name
-    Image.new(mode, size).save(path, form, **options)
+    if options.get("one_for_each"):
+        path.write_bytes(in_scans(np.zeros((*size, 3), np.uint8)))
+    else:
+        Image.new(mode, size).save(path, form, **options)
     script = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -120,6 +125,18 @@ def test_every_subsampling_and_odd_size_gives_pillows_pixels(make_photo, subsamp
     pixels = pixels[:, :, :1] if subsampling == "Gray" else pixels
     space = "GRAY" if subsampling == "Gray" else "RGB"
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, space, subsampling)
+    np.testing.assert_array_equal(decode(data), as_pillow_reads(data))
+
+
+def test_a_subsampling_without_a_name_gives_pillows_pixels(make_photo):
+    data = upright_411(make_photo(8, 32))
+    with pytest.raises(KeyError):
+        simplejpeg.decode_jpeg_header(data)
+    np.testing.assert_array_equal(decode(data), as_pillow_reads(data))
+
+
+def test_a_scan_for_each_component_gives_pillows_pixels(make_photo):
+    data = in_scans(make_photo(20, 30))
     np.testing.assert_array_equal(decode(data), as_pillow_reads(data))
 
 
@@ -233,11 +250,13 @@ def test_the_limit_on_pixels_is_the_callers(make_photo):
         decode(data, max_pixels=599)
 
 
-def test_costlier_forms_have_lower_limits(make_photo):
-    progressive = jpeg(make_photo(20, 30), progressive=True)
-    assert decode(progressive, max_pixels=1200).shape == (20, 30, 3)
-    with pytest.raises(ImageError, match="at most 599 are decoded in a progressive JPEG"):
-        decode(progressive, max_pixels=1199)
+@pytest.mark.parametrize("kind", ["progressive", "multi-scan"])
+def test_costlier_forms_have_lower_limits(make_photo, kind):
+    pixels = make_photo(20, 30)
+    data = in_scans(pixels) if kind == "multi-scan" else jpeg(pixels, progressive=True)
+    assert decode(data, max_pixels=1200).shape == (20, 30, 3)
+    with pytest.raises(ImageError, match=f"at most 599 are decoded in a {kind} JPEG"):
+        decode(data, max_pixels=1199)
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])

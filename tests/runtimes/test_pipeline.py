@@ -41,6 +41,22 @@ def broken(name):
     return Picture(name, read)
 
 
+def test_logits_that_are_not_finite_are_told_and_the_others_are_answered():
+    class Overflowing(Brightness):
+        card = SimpleNamespace(**vars(Brightness.card), weights=SimpleNamespace(name="tiny"))
+
+        def predict(self, pixels):
+            logits = super().predict(pixels)
+            logits[logits[:, 0] == -7, 1] = np.nan
+            logits[logits[:, 0] == -8, 2] = np.inf
+            return logits
+
+    met = list(answer(Overflowing(), [grey(0), grey(7), grey(8), grey(255)]))
+    assert [one.guesses[0].label if one.guesses else None for one in met] == ["dark", None, None, "bright"]
+    told = "tiny answers with logits that are not finite; export it again"
+    assert [one.error for one in met] == [None, f"grey 7: {told}", f"grey 8: {told}", None]
+
+
 def test_answers_come_in_the_order_of_the_pictures():
     late = threading.Event()
 

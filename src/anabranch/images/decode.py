@@ -64,11 +64,12 @@ _PLUGINS = {
     "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
     "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
 }
-# Bytes held for each pixel while decoding, measured on 24 million: baseline JPEG 3; progressive up to 9; Pillow's
+# Bytes held for each pixel while decoding, measured on 24 million: JPEG of one scan 3; of several up to 9; Pillow's
 # formats 7 and the file; Pillow's JPEG up to 15 where it is progressive CMYK; its WEBP 16.
 _SHARE = {
     "baseline": 1.0,
     "progressive": 0.5,
+    "multi-scan": 0.5,
     "PNG": 0.5,
     "BMP": 0.5,
     "GIF": 0.5,
@@ -157,12 +158,11 @@ def _plain_jpeg(data: bytes, max_pixels: int, at_least_px: int | None, name: str
     """A YCbCr or grey JPEG of which simplejpeg has nothing to complain; None for any other, which is Pillow's."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+    except (ValueError, KeyError):  # KeyError: a subsampling that it has no name for
         return None
     if colours not in ("YCbCr", "Gray"):
         return None
-    kind = "progressive" if _is_progressive(data) else "baseline"
-    _check_size(int(width), int(height), kind, max_pixels, name)
+    _check_size(int(width), int(height), _kind(data), max_pixels, name)
     factor = max([each for each in (1, 2, 4, 8) if min(width, height) >= each * (at_least_px or math.inf)], default=1)
     sides = {"min_height": -(-height // factor), "min_width": -(-width // factor)} if factor > 1 else {}
     try:
@@ -172,21 +172,25 @@ def _plain_jpeg(data: bytes, max_pixels: int, at_least_px: int | None, name: str
     return picture
 
 
-def _is_progressive(data: bytes) -> bool:
-    """Whether the first frame header is of a kind that is decoded as a whole. Source: ITU-T T.81, table B.1."""
-    place = 2
-    while place + 4 <= len(data):
+def _kind(data: bytes) -> str:
+    """Baseline, or one of those that are decoded as a whole. Source: ITU-T T.81, B.2.2 and B.2.3."""
+    place, colours = 2, 0
+    while place + 4 < len(data):
         if data[place] != 0xFF:
             place += 1
             continue
         marker = data[place + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return marker not in (0xC0, 0xC1)
+            if marker not in (0xC0, 0xC1):
+                return "progressive"
+            colours = data[place + 9] if place + 9 < len(data) else 0
+        if marker == 0xDA:  # the first scan
+            return "baseline" if data[place + 4] >= colours else "multi-scan"
         if marker in (0xFF, 0x01) or 0xD0 <= marker <= 0xD8:  # fill, or a marker without a length
             place += 1 if marker == 0xFF else 2
             continue
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return True
+    return "progressive"
 
 
 def _check_size(width: int, height: int, kind: str, max_pixels: int, name: str) -> None:

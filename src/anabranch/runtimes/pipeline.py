@@ -46,7 +46,7 @@ class Guess(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Answer:
     name: str
-    logits: NDArray[np.float32] | None  # (K,); None if the picture could not be read
+    logits: NDArray[np.float32] | None  # (K,); None where there is an error
     guesses: tuple[Guess, ...]  # best first
     error: str | None
     decode_ms: float  # reading, decoding and preprocessing, in its own thread
@@ -77,9 +77,9 @@ def answer(
 ) -> Iterator[Answer]:
     """One answer for each picture, in their order, with its `top` best classes.
 
-    A picture that cannot be read gives an answer that says why, and the others go on. At most `workers` and, with S
-    streams, `(S + 3) * batch` pictures are held at a time. `workers`: None for one per core, at most 32. Raises
-    UsageError.
+    A picture that cannot be read, or whose logits are not finite, gives an answer that says so, and the others go on.
+    At most `workers` and, with S streams, `(S + 3) * batch` pictures are held at a time. `workers`: None for one per
+    core, at most 32. Raises UsageError.
     """
     for name, value in (("top", top), ("batch", batch), ("workers", workers)):
         if value is not None and value < 1:
@@ -160,9 +160,13 @@ def _answered(asked: _Asked, card: Card, top: int) -> Iterator[Answer]:
     for read in asked.reads:
         if read.pixels is None:
             yield Answer(read.name, None, (), read.error, read.decode_ms, 0.0)
+            continue
+        row, taken_ms = next(rows), infer_ms / len(logits)
+        if np.isfinite(row).all():
+            yield Answer(read.name, row, _guesses(row, card, top), None, read.decode_ms, taken_ms)
         else:
-            row = next(rows)
-            yield Answer(read.name, row, _guesses(row, card, top), None, read.decode_ms, infer_ms / len(logits))
+            error = f"{read.name}: {card.weights.name} answers with logits that are not finite; export it again"
+            yield Answer(read.name, None, (), error, read.decode_ms, taken_ms)
 
 
 def _guesses(logits: NDArray[np.float32], card: Card, top: int) -> tuple[Guess, ...]:

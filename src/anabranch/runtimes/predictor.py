@@ -44,9 +44,9 @@ def check_pictures(pixels: NDArray[np.uint8], who: str, *, least_px: int = 1) ->
 
 
 def check_graph(path: Path, card: Card, *, takes: Sequence[object], gives: Sequence[object]) -> None:
-    """Raises ArtefactError unless a graph's shapes are those of the card; the batch, in front, may be anything."""
+    """Raises ArtefactError unless a graph's shapes are those of the card; the batch, in front, may be of any size."""
     met, wanted = (*takes[1:], *gives[1:]), (card.size_px, card.size_px, 3, card.num_classes)
-    if len(takes) != 4 or met != wanted:
+    if len(takes) != 4 or met != wanted or (isinstance(gives[0], int) and gives[0] != takes[0]):
         raise ArtefactError(
             f"{path} takes pixels {tuple(takes)} and gives {tuple(gives)}; the card says (N, {card.size_px}, "
             f"{card.size_px}, 3) and (N, {card.num_classes}). Export the artefact again"
