@@ -37,6 +37,11 @@ def test_the_machine_is_told_as_linux_tells_it() -> None:
     assert set(met["instructions"]) <= set(told["Flags"].split())
 
 
+def test_a_name_that_is_no_text_is_recorded(tmp_path: Path) -> None:
+    record(tmp_path / "x.jsonl", {"picture": "caf\udce9.png"})
+    assert json.loads((tmp_path / "x.jsonl").read_text())["picture"] == "caf\udce9.png"
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nowhere/x.jsonl: cannot be written"):
         record(tmp_path / "nowhere/x.jsonl", {})

@@ -69,6 +69,6 @@ print_json({said!a})
 
 
 def test_a_name_from_elsewhere_neither_moves_the_cursor_nor_turns_text_around() -> None:
-    assert spelt("a\x1b[2Jb\x07\r\x9bc\u202ed") == "a\\x1b[2Jb\\x07\\x0d\\x9bc\\u202ed"
-    kept = "née \u3000\U0001f468\u200d\U0001f469 \tb\n\u0645\u06cc\u200c\u062e"  # joiners belong to words and emoji
+    assert spelt("a\x1b[2Jb\x07\r\x9bc\u202ed\te\nf") == "a\\x1b[2Jb\\x07\\x0d\\x9bc\\u202ed\\x09e\\x0af"
+    kept = "née \u3000\U0001f468\u200d\U0001f469 b\u0645\u06cc\u200c\u062e"  # joiners belong to words and emoji
     assert spelt(kept) == kept

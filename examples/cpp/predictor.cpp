@@ -1,6 +1,8 @@
 #include "predictor.hpp"
 
+#include <fcntl.h>
 #include <pwd.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -120,6 +122,26 @@ void want_offered(const ov::Core& core, const std::string& precision) {
     }
 }
 
+// Alone with the cache. OpenVINO writes a graph there bit by bit under its final name, where others would meet half of it.
+class Alone {
+public:
+    explicit Alone(const ov::AnyMap& config) {
+        const auto cache = config.find(ov::cache_dir.name());
+        if (cache == config.end()) return;
+        const fs::path lock = fs::path(cache->second.as<std::string>()) / ".lock";
+        file_ = open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (file_ >= 0) flock(file_, LOCK_EX);  // where that fails, there are no locks
+    }
+    Alone(const Alone&) = delete;
+    Alone& operator=(const Alone&) = delete;
+    ~Alone() {
+        if (file_ >= 0) close(file_);
+    }
+
+private:
+    int file_ = -1;
+};
+
 ov::CompiledModel compiled(const fs::path& xml, const fs::path& weights, const Card& card, std::size_t batch,
                            const std::string& precision, const ov::AnyMap& config) try {
     ov::Core core;
@@ -130,6 +152,7 @@ ov::CompiledModel compiled(const fs::path& xml, const fs::path& weights, const C
     const ov::Dimension pictures(static_cast<std::int64_t>(batch));
     model->reshape(ov::PartialShape{pictures, side, side, 3});
     check_graph(*model, card, xml, pictures);
+    const Alone alone(config);
     return core.compile_model(model, "CPU", config);
 } catch (const ov::Exception& error) {
     throw Error("OpenVINO cannot read " + xml.string() + ": " + last_line(error.what()));

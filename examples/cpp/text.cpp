@@ -40,10 +40,9 @@ Letter letter_at(const std::string& text, std::size_t place) {
 
 bool is_no_letter(std::uint32_t code) { return code >= 0xDC80 && code <= 0xDCFF; }
 
-// Control characters but for tab and line feed, and those that turn the order of text around.
+// Control characters, and those that turn the order of text around.
 bool is_unseen(std::uint32_t code) {
-    const bool is_control = (code < 0x20 && code != '\t' && code != '\n') || (code >= 0x7F && code <= 0x9F);
-    return is_control || (code >= 0x202A && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069);
+    return code < 0x20 || (code >= 0x7F && code <= 0x9F) || (code >= 0x202A && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069);
 }
 
 std::string escaped(const std::string& text, const std::function<bool(std::uint32_t)>& is_escaped) {

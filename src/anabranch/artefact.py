@@ -136,6 +136,8 @@ def replacing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     ArtefactError.
     """
     folder = folder.absolute()
+    if not is_text(folder):
+        raise ArtefactError(f"{folder} is no UTF-8, and graphs cannot be written there; choose another place")
     _want_folders_above(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with building_folder(folder) as staging:
@@ -144,6 +146,15 @@ def replacing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
         yield staging
         refuse_to_replace(folder, overwrite=overwrite)  # it may have come into being meanwhile
         _swap(staging, folder, retired=staging.with_suffix(".old"))
+
+
+def is_text(path: Path) -> bool:
+    """Whether all of it is UTF-8, as ONNX and ONNX Runtime want it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _put_back(folder: Path) -> None:
@@ -164,6 +175,10 @@ def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
         return
     if not folder.is_dir() or folder.is_symlink():
         raise ArtefactError(f"{folder} is not a folder; an artefact cannot be written there. Choose another place")
+    real = folder.resolve()
+    if real.is_mount() or Path.cwd().is_relative_to(real):
+        why = "is the place of another file system" if real.is_mount() else "holds the folder that you are in"
+        raise ArtefactError(f"{folder} {why}, and cannot be replaced; name a folder in it, such as {folder / 'model'}")
     if not any(folder.iterdir()):
         return
     if not (folder / CARD_FILE).is_file():

@@ -30,7 +30,7 @@ def record(path: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     try:
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # JSON writes so what is no text
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from None

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
-# Control characters but for tab and line feed, and those that turn the order of text around.
-_UNSEEN = {*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+# Control characters, and those that turn the order of text around.
+_UNSEEN = {*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 _SPELT = {code: f"\\u{code:04x}" if code > 255 else f"\\x{code:02x}" for code in _UNSEEN}
 
 

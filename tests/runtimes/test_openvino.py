@@ -4,6 +4,7 @@ import copy
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -122,6 +123,47 @@ def test_the_second_opening_starts_from_the_kept_graph_and_answers_the_same(pack
     first, second = open_model(packed.folder), open_model(packed.folder)
     assert (from_cache(first), from_cache(second)) == (False, True)
     np.testing.assert_array_equal(first.predict(PIXELS), second.predict(PIXELS))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_a_graph_that_another_process_is_making_is_waited_for(packed, empty_cache):
+    import fcntl
+
+    logits = open_model(packed.folder).predict(PIXELS)
+    (kept,) = empty_cache.rglob("*.blob")
+    whole, noted = kept.read_bytes(), kept.with_suffix(".crc32")
+    checksum = noted.read_bytes()
+    kept.chmod(0o600)
+    kept.write_bytes(whole[: len(whole) // 2])
+    noted.unlink()
+    met = []
+    with (kept.parent / ".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = threading.Thread(target=lambda: met.append(open_model(packed.folder)))
+        other.start()
+        other.join(timeout=0.5)
+        assert other.is_alive()
+        kept.write_bytes(whole)
+        noted.write_bytes(checksum)
+    other.join()
+    assert from_cache(met[0])
+    np.testing.assert_array_equal(met[0].predict(PIXELS), logits)
+
+
+def test_a_request_that_was_given_up_is_not_asked_again(packed):
+    model = open_model(packed.folder)
+    logits = model.predict(PIXELS)
+    request = model._graph._requests.one
+
+    class Interrupted:
+        def start_async(self, *told, **also):
+            request.start_async(*told, **also)
+            raise KeyboardInterrupt
+
+    model._graph._requests.one = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        model.predict(PIXELS)
+    np.testing.assert_array_equal(model.predict(PIXELS), logits)
 
 
 def test_another_number_of_threads_holds_for_a_kept_graph_too(packed, empty_cache):

@@ -181,6 +181,49 @@ def stopped_at(monkeypatch):
     return call
 
 
+def test_another_picture_on_standard_input_is_another_run(
+    anabranch, packed, photos, tmp_path, stopped_at, monkeypatch
+) -> None:
+    arguments = ["classify", "-", photos, "-m", packed.folder, "--csv", tmp_path / "out.csv"]
+
+    def told(name: str) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((photos / name).read_bytes())))
+
+    told("a.png")
+    stopped_at(2, lambda: anabranch(*arguments))
+    told("b.png")
+    done = anabranch(*arguments, "--resume")
+    assert (done.status, "another model, other pictures" in done.err) == (2, True)
+    told("a.png")
+    assert anabranch(*arguments, "--resume").status == 0
+
+
+def test_a_name_of_two_lines_is_shown_in_one(anabranch, packed, photos) -> None:
+    forged = photos / "x\n  cat  99.00 %\ty.png"
+    (photos / "a.png").rename(forged)
+    done = anabranch("classify", forged, "-m", packed.folder)
+    assert "x\\x0a  cat  99.00 %\\x09y.png\n" in done.out
+
+
+def test_another_engine_for_the_built_in_model_is_refused_with_what_helps(anabranch, photos) -> None:
+    done = anabranch("classify", photos / "a.png", "--engine", "onnxruntime")
+    assert (
+        done.status,
+        "the built-in model is there for openvino in f32 alone; name one of yours with -m" in done.err,
+    ) == (2, True)
+
+
+@pytest.mark.parametrize("words", [["--csv", "-"], ["--json"]])
+def test_no_bar_is_drawn_into_what_a_terminal_is_given_to_read(anabranch, packed, photos, monkeypatch, words) -> None:
+    drawn = []
+    monkeypatch.setattr("anabranch.verbs.classify.progress_bar", drawn.append)
+    monkeypatch.setattr("anabranch.verbs.classify.MANY", 1)
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)
+    assert anabranch("classify", photos, "-m", packed.folder, *words).status == 0
+    assert drawn == []
+
+
 @pytest.mark.parametrize("sources", [["."], ["many", "many/b.png", "many/*.png"]])
 def test_what_is_named_in_other_words_or_twice_is_gone_on_with(
     anabranch, packed, tmp_path, monkeypatch, sources, stopped_at

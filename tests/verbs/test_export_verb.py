@@ -46,6 +46,27 @@ def test_int8_is_calibrated_and_measured_on_pictures_of_a_set(anabranch, checkpo
     assert "measured on 20 pictures of photos, others than the 20 it was calibrated by" in done.out
 
 
+def test_the_pictures_at_hand_are_called_by_their_folder(anabranch, checkpoint, photos, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(photos)
+    words = ["--format", "onnx", "--precision", "int8", "--calibrate", ".", "--max-flips", "100"]
+    done = anabranch("export", checkpoint, "-o", tmp_path / "out", *words)
+    assert "measured on 20 pictures of photos, others" in done.out, done.err
+
+
+def test_the_folder_that_one_is_in_is_not_replaced(anabranch, checkpoint, tmp_path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    done = anabranch("export", checkpoint, "-o", ".", "--format", "onnx")
+    assert done.status == 1
+    assert "holds the folder that you are in, and cannot be replaced; name a folder in it" in done.err
+    assert [*Path.cwd().iterdir()] == []
+
+
+def test_a_place_that_is_no_text_is_refused_before_the_work(anabranch, checkpoint, tmp_path) -> None:
+    done = anabranch("export", checkpoint, "-o", f"{tmp_path}/o\udcff", "--format", "onnx")
+    assert (done.status, "is no UTF-8, and graphs cannot be written there" in done.err) == (1, True)
+
+
 def test_int8_is_calibrated_by_pictures_of_several_labels_each(anabranch, packed, photos, tmp_path) -> None:
     preprocess = open_model(packed.folder).card.preprocess
     told = {"name": "tiny", "licence": "CC0-1.0", "class_names": tuple("abcde"), "multi_label": True}

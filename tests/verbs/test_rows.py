@@ -54,6 +54,39 @@ def test_wherever_the_rows_are_cut_off_the_file_ends_the_same(tmp_path, cut) -> 
     ]
 
 
+def test_a_row_that_somebody_emptied_is_made_anew_and_no_other(tmp_path, capsys) -> None:
+    part = stopped(tmp_path / "out.csv", ["a.jpg", "b.jpg", "c.jpg"])
+    part.write_text(part.read_text().replace("a.jpg,cat,\n", "\n"))
+    write(tmp_path / "out.csv", ["a.jpg", "b.jpg", "c.jpg"], resume=True)
+    assert "holds 2 rows" in capsys.readouterr().err
+    rows = [row for row in csv.reader((tmp_path / "out.csv").read_text().splitlines()) if row]
+    assert sorted(row[0] for row in rows[1:]) == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_rows_behind_one_that_is_none_are_not_thrown_away(tmp_path) -> None:
+    part = stopped(tmp_path / "out.csv", ["a.jpg", "b.jpg", "c.jpg"])
+    spoilt = part.read_text().replace("b.jpg,cat,", "b.jpg")
+    part.write_text(spoilt)
+    with pytest.raises(UsageError, match=r"part, line 3: this is no row of 3 cells; mend it, or remove the line"):
+        write(tmp_path / "out.csv", ["a.jpg", "b.jpg", "c.jpg"], resume=True)
+    assert part.read_text() == spoilt
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_the_rows_of_a_run_that_goes_on_are_not_called_those_of_a_stopped_one(tmp_path) -> None:
+    with csv_rows(str(tmp_path / "out.csv"), HEADER, maker="a model", resume=False) as rows:
+        rows.write("a.jpg", "cat", "")
+        with pytest.raises(UsageError, match="another process is writing to it"):
+            write(tmp_path / "out.csv", ["a.jpg"], maker="another model")
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 2
+
+
+def test_a_link_to_itself_gives_way(tmp_path) -> None:
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    write(tmp_path / "loop.csv", ["a.jpg"])
+    assert len((tmp_path / "loop.csv").read_text().splitlines()) == 2
+
+
 def test_a_run_that_was_stopped_says_where_its_rows_are(tmp_path, capsys) -> None:
     part = stopped(tmp_path / "out.csv", ["a.jpg"])
     assert f"the rows so far are kept in {part}" in capsys.readouterr().err

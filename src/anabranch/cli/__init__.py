@@ -52,7 +52,7 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except Error as error:
-        print(f"error: {spelt(str(error))}", file=sys.stderr)
+        print("\n".join(map(spelt, f"error: {error}".split("\n"))), file=sys.stderr)
         sys.exit(error.exit_status)
     except OSError as error:  # a full disk, a path that may not be read or written
         print(spelt(f"error: {error.filename or 'input or output'}: {error.strerror or error}"), file=sys.stderr)

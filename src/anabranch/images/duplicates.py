@@ -15,7 +15,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -26,6 +26,7 @@ from PIL import Image
 
 from anabranch.errors import DatasetError, ImageError, UsageError, need
 from anabranch.images.labelled import Labelled
+from anabranch.pool import pool_of
 
 RADIUS = 4  # of 64 bits; unrelated photos differ in about half of them
 MOST_RADIUS = 8
@@ -220,8 +221,7 @@ def _in_threads(
     """Set, index and fingerprint of every picture, in order; decoders let other threads run."""
     coming = ((number, index) for number, data in enumerate(sets) for index in range(len(data)))
     window: deque[tuple[int, int, Future[tuple[bytes, int] | ImageError]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="fingerprint")
-    try:
+    with pool_of(workers, "fingerprint") as pool:
         while True:
             while len(window) < 4 * workers and (place := next(coming, None)) is not None:
                 number, index = place
@@ -230,8 +230,6 @@ def _in_threads(
                 return
             number, index, waited = window.popleft()
             yield number, index, waited.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _fingerprint(data: Labelled, index: int, perceptual: Any) -> tuple[bytes, int] | ImageError:

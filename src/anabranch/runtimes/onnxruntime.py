@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anabranch.artefact import file_ending, sha256
+from anabranch.artefact import file_ending, is_text, sha256
 from anabranch.cache import cache_folder
 from anabranch.card import Card
 from anabranch.engines import onnxruntime, usable_cores
@@ -147,6 +147,8 @@ class OnnxRuntimeGraph:
         if provider is not None:
             _want(provider, ort.get_available_providers())
             providers.insert(0, (provider, {**_SETTINGS.get((provider, precision), {}), **(settings or {})}))
+        if not is_text(self.path):
+            raise ArtefactError(f"{self.path}: ONNX Runtime opens no path that is not UTF-8; move the artefact")
         try:
             self._session = ort.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:  # its errors share no other base

@@ -141,6 +141,8 @@ def open_model(
         precision = next((each for each, kind in chosen.graphs.items() if kind in graphs), "f32")
     graph = graphs.get(chosen.graphs[precision])
     if graph is None:
+        if folder.is_relative_to(builtin().parent):
+            raise UsageError("the built-in model is there for openvino in f32 alone; name one of yours with -m")
         raise ArtefactError(
             f"{folder} holds no files for {engine} in {precision}; it holds {_held(card.graphs)}. "
             f"Export the net again with the format {chosen.format}, and in {chosen.graphs[precision]}"

@@ -8,9 +8,10 @@ import re
 import shutil
 import threading
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -73,17 +74,13 @@ class OpenVinoGraph:
             config |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
-        kept = _folder_to_keep(files, self.path, config)
-        if kept is not None:
-            config["CACHE_DIR"] = str(kept)
         try:
             model = core.read_model(self.path, weights)
         except RuntimeError as error:
             raise ArtefactError(f"OpenVINO cannot read {self.path}: {_last_line(error)}") from None
         self.takes, self.gives = _shape(model.input(0)), [_shape(output) for output in model.outputs]
-        self._compiled = core.compile_model(model, "CPU", config)
-        if kept is not None and _note_checksums(kept):
-            _let_go(kept.parent, but=kept)
+        with _held(_folder_to_keep(files, self.path, config)) as cached:
+            self._compiled = core.compile_model(model, "CPU", config | cached)
         self._requests = threading.local()
 
     def __call__(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -93,8 +90,12 @@ class OpenVinoGraph:
         pixels = np.ascontiguousarray(pixels)
         # On a thread of the engine, as quick as on this one. OpenVINO 2026.4 keeps something for each thread that has
         # computed, and where such a thread ends just as the graph goes, it writes into memory that was freed.
-        request.start_async([pixels], share_inputs=True)
-        request.wait()
+        try:
+            request.start_async([pixels], share_inputs=True)
+            request.wait()
+        except BaseException:  # Ctrl-C among them: it may be busy for a while, with these pixels
+            self._requests.one = None
+            raise
         # A tensor that answers belongs to the request and is overwritten by its next answer: hand out copies.
         return [np.array(request.get_output_tensor(index).data) for index in range(len(self.gives))]
 
@@ -114,8 +115,6 @@ def want_offered(precision: str) -> None:
 def _folder_to_keep(files: dict[str, Path], xml: Path, config: dict[str, Any]) -> Path | None:
     """Where OpenVINO is to keep this graph, compiled for this configuration: a third of the time to a first answer.
 
-    It tells graphs apart by all that is in them, weights too. But what is damaged it notices only in a header or where
-    the end is missing: it would go on with wrong weights. So what is in the folder without its checksum is removed.
     None where the graph is too large, or the folder cannot be written.
     """
     sizes = [path.stat().st_size for path in files.values()]
@@ -127,11 +126,6 @@ def _folder_to_keep(files: dict[str, Path], xml: Path, config: dict[str, Any]) -
     try:
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)  # the time of its last use
-        for blob in folder.glob("*.blob"):
-            noted = _checksum_file(blob)
-            if not noted.is_file() or noted.read_bytes() != _checksum(blob):
-                blob.unlink(missing_ok=True)
-                noted.unlink(missing_ok=True)
     except OSError:
         return None
     return folder if os.access(folder, os.W_OK) else None
@@ -144,16 +138,47 @@ def _end(path: Path) -> bytes:
         return file.read()
 
 
-def _note_checksums(folder: Path) -> bool:
-    """Whether something was kept that was not there before."""
-    is_new = False
-    for blob in folder.glob("*.blob"):
-        noted = _checksum_file(blob)
-        if not noted.exists():
-            is_new = True
-            with suppress(OSError):  # without it, the graph is compiled anew the next time
-                noted.write_bytes(_checksum(blob))
-    return is_new
+@contextmanager
+def _held(folder: Path | None) -> Iterator[dict[str, str]]:
+    """What tells OpenVINO to keep a graph in this folder, beside others that take it from there, or alone to make it.
+
+    It writes a graph bit by bit under its final name, where another process would meet half of it. And of one that is
+    damaged it notices a header, or an end that is missing, and would go on with wrong weights: so what is there without
+    its checksum is removed.
+    """
+    if folder is None:
+        yield {}
+        return
+    with (folder / ".lock").open("ab") as lock:
+        _lock(lock, alone=False)
+        is_whole = _is_whole(folder)
+        if not is_whole:
+            _lock(lock, alone=True)
+            is_whole = _is_whole(folder)  # another may have made it meanwhile
+        if not is_whole:
+            for file in (*folder.glob("*.blob"), *folder.glob("*.crc32")):
+                file.unlink(missing_ok=True)
+        yield {"CACHE_DIR": str(folder)}
+        if not is_whole:
+            for blob in folder.glob("*.blob"):
+                with suppress(OSError):  # without it, the graph is compiled anew the next time
+                    _checksum_file(blob).write_bytes(_checksum(blob))
+            _let_go(folder.parent, but=folder)
+
+
+def _lock(file: BinaryIO, *, alone: bool) -> None:
+    """Wait for it, and hold it until the file is closed; not on Windows, nor in a file system without locks."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a graph is kept there, with its checksum."""
+    blobs = [*folder.glob("*.blob")]
+    noted = [(_checksum_file(blob), blob) for blob in blobs]
+    return bool(blobs) and all(note.is_file() and note.read_bytes() == _checksum(blob) for note, blob in noted)
 
 
 def _let_go(folder: Path, *, but: Path) -> None:

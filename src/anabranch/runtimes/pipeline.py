@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +20,7 @@ import numpy as np
 from anabranch.card import Card
 from anabranch.engines import usable_cores
 from anabranch.errors import Error, UsageError
+from anabranch.pool import pool_of
 from anabranch.runtimes.predictor import Predictor, sigmoid, softmax
 
 if TYPE_CHECKING:  # half as long to import as numpy itself
@@ -105,9 +106,7 @@ def _answers(
     coming = iter(pictures)
     window: deque[Future[_Read]] = deque()
     asked: deque[_Asked] = deque()
-    decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    streams = ThreadPoolExecutor(predictor.streams, thread_name_prefix="infer")
-    try:
+    with pool_of(workers, "decode") as decoders, pool_of(predictor.streams, "infer") as streams:
         while True:
             while len(window) < 2 * batch + workers and (picture := next(coming, None)) is not None:
                 window.append(decoders.submit(_read, predictor, picture))
@@ -122,9 +121,6 @@ def _answers(
             if not asked:
                 return
             yield from _answered(asked.popleft(), predictor.card, top)
-    finally:
-        for pool in (decoders, streams):
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _taken(window: deque[Future[_Read]], batch: int) -> list[_Read]:

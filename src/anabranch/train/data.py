@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from anabranch.errors import ImageError
 from anabranch.images.labelled import Labelled
 from anabranch.images.preprocess import Preprocess
+from anabranch.pool import pool_of
 from anabranch.train.augment import num_draws
 from anabranch.train.sets import truth
 from anabranch.train.tables import Augment, Recipe
@@ -197,16 +198,13 @@ def batches(
         yield from (_gathered(crops, share, tolerate) for share in coming)
         return
     window: deque[Future[Share]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="crop")
-    try:
+    with pool_of(workers, "crop") as pool:
         while True:
             while len(window) < 2 * workers and (share := next(coming, None)) is not None:
                 window.append(pool.submit(_gathered, crops, share, tolerate))
             if not window:
                 return
             yield window.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _gathered(crops: Crops, share: list[list[int]], tolerate: bool) -> Share:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,11 +44,12 @@ def run(
 
     def answers(sources: Sequence[Source]) -> Iterator[Answer]:
         held = (source if isinstance(source, tuple) else Path(source) for source in sources)
-        return _counted(classify(predictor, held, top=top, scaled=scaled), len(sources))
+        bare = sys.stdout is not None and sys.stdout.isatty() and (json or csv_file == "-")  # a bar would spoil it
+        return _counted(classify(predictor, held, top=top, scaled=scaled), 0 if bare else len(sources))
 
     if csv_file is not None:
         top = min(top, predictor.card.num_classes)
-        with csv_rows(csv_file, _header(top), maker=_maker(predictor, asked, scaled), resume=resume) as rows:
+        with csv_rows(csv_file, _header(top), maker=_maker(predictor, asked, sources, scaled), resume=resume) as rows:
             left = [each for each in sources if not rows.take(_name(each))]
             if gone := rows.left_over():
                 print(
@@ -161,8 +163,9 @@ def _header(top: int) -> list[str]:
     return ["picture", *(f"{what}{rank + 1}" for rank in range(top) for what in ("label", "probability")), "error"]
 
 
-def _maker(predictor: Predictor, asked: Sequence[str], scaled: bool) -> str:
-    """What decides the rows, but for which pictures lie there. Of two artefacts of one net, the INT8 graphs may differ.
+def _maker(predictor: Predictor, asked: Sequence[str], sources: Sequence[Source], scaled: bool) -> str:
+    """What decides the rows, but for which pictures lie there. Of two artefacts of one net, the INT8 graphs may differ;
+    and standard input is called the same, whatever picture comes there.
 
     Of the places, also how they are named, as the pictures' names begin so.
     """
@@ -173,7 +176,8 @@ def _maker(predictor: Predictor, asked: Sequence[str], scaled: bool) -> str:
     places = {path.parent if path.is_file() else path for path in map(Path, asked)}
     named = sorted((str(place), os.path.realpath(place)) for place in places)
     answering = [card.weights.sha256, graphs, predictor.engine, card.preprocess, card.multi_label, card.labels]
-    return ascii([*answering, scaled, named])
+    held = [hashlib.sha256(source[1]).hexdigest() for source in sources if isinstance(source, tuple)]
+    return ascii([*answering, scaled, named, held])
 
 
 def _summary(tally: _Tally, seconds: float, predictor: Predictor) -> str:

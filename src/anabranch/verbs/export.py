@@ -109,7 +109,7 @@ def _pictures(
     from anabranch.images.labelled import open_pictures
 
     pictures = open_pictures(data, split=split)
-    drawn = draw(pictures, preprocess, labels, name=data.name, measured=measured, calibrates=calibrates)
+    drawn = draw(pictures, preprocess, labels, name=data.absolute().name, measured=measured, calibrates=calibrates)
     for note in drawn.notes:
         print(f"warning: {data}: {note}", file=sys.stderr)
     return drawn.pictures

@@ -79,7 +79,7 @@ def csv_rows(path: str, header: Sequence[str], *, maker: str, resume: bool) -> I
         with _opened(Path(path), "w", path) as file:
             yield _begun(file, header)
         return
-    target = Path(path).resolve()
+    target = Path(os.path.realpath(path))  # Path.resolve raises where a link leads to itself
     mark = hashlib.sha256("\n".join((maker, *header)).encode()).hexdigest()[:8]
     part = target.with_name(f"{target.name}.{mark}.part")
     _refuse_others(part, target)
@@ -132,6 +132,8 @@ def _refuse_others(part: Path, target: Path) -> None:
     """Raises UsageError where another maker has left its rows."""
     for other in sorted(target.parent.glob(f"{glob.escape(target.name)}.????????.part")):
         if other != part:
+            with _opened(other, "a", str(other)) as file:
+                _lock(file, other)
             raise UsageError(
                 f"{other} holds the rows of a stopped run with another model, other pictures or other options: go on "
                 "with --resume and those, or remove it"
@@ -153,15 +155,19 @@ def _lock(file: TextIO, part: Path) -> None:
 def _kept(part: Path, header: Sequence[str]) -> list[Kept]:
     """The rows in a part file, from which one that is cut off is taken away; where there is none, all is."""
     with part.open("rb") as file:
-        rows, end = _whole_rows(file, len(header))
+        rows, end = _whole_rows(file, len(header), part)
     os.truncate(part, end if len(rows) > 1 else 0)
     return rows[1:]
 
 
-def _whole_rows(file: BinaryIO, width: int) -> tuple[list[Kept], int]:
-    """Each row up to the first that is cut off, and where that begins."""
+def _whole_rows(file: BinaryIO, width: int, part: Path) -> tuple[list[Kept], int]:
+    """Each row up to a last one that is cut off, and where that begins; lines that somebody emptied are passed over.
+
+    Raises UsageError where rows stand behind one that is none.
+    """
     rows: list[Kept] = []
     read = end = 0
+    bad: int | None = None  # the line of what is no row
 
     def lines() -> Iterator[str]:
         nonlocal read
@@ -172,11 +178,15 @@ def _whole_rows(file: BinaryIO, width: int) -> tuple[list[Kept], int]:
             yield line.decode(errors="replace")
 
     try:
-        for row in csv.reader(lines(), strict=True):  # strict: a quote that nothing closes is an error
-            if len(row) != width:
-                break
-            rows.append(Kept(row[0], row[-1]))
-            end = read
+        table = csv.reader(lines(), strict=True)  # strict: a quote that nothing closes is an error
+        for row in table:
+            if row and bad is not None:
+                raise UsageError(f"{part}, line {bad}: this is no row of {width} cells; mend it, or remove the line")
+            if len(row) == width:
+                rows.append(Kept(row[0], row[-1]))
+                end = read
+            elif row:
+                bad = table.line_num
     except csv.Error:
         pass
     return rows, end
