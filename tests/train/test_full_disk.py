@@ -80,10 +80,11 @@ def test_a_result_that_finds_no_room_is_written_once_there_is_some(recipe: Recip
 
 
 def test_a_disk_that_is_full_from_the_start_is_said_before_the_first_step(recipe: Recipe, tmp_path: Path) -> None:
-    told: list[object] = []
+    told: list[Mapping[str, object]] = []
     with no_file_above(1000), pytest.raises(CheckpointError, match=r"recipe\.json: cannot be written"):
         train(recipe, tmp_path / "run", report=told.append)
-    assert not told
+    assert [*told[0]] == ["plan", "tested"]
+    assert len(told) == 1
     assert not (tmp_path / "run").exists()
 
 

@@ -28,6 +28,13 @@ def objective(flat: np.ndarray, z: np.ndarray, labels: np.ndarray, decay: float)
     return loss, np.concatenate([(beyond.T @ z + decay * weight).ravel(), beyond.sum(0)])
 
 
+def test_every_decay_is_fitted_though_it_changes_little() -> None:
+    """In many dimensions a weak decay's gradient is far below what a fit to choose by wants."""
+    values, labels = clusters(n=400, num_features=1024, num_classes=3)
+    tried = fit_head(values, labels, 3, weight_decay=[1.0, 0.1, 0.01, 0.001]).tried
+    assert len({each.loss for each in tried}) == 4
+
+
 @pytest.mark.parametrize("decay", [1e-3, 0.1])
 def test_the_head_is_the_minimum_that_scipy_finds(decay) -> None:
     values, labels = clusters(n=300, num_features=12, num_classes=4)

@@ -24,9 +24,10 @@ from torch import Tensor
 from anabranch.checkpoints.load import load
 from anabranch.errors import CheckpointError, DatasetError, ImageError, RecipeError
 from anabranch.images.labelled import open_labelled
+from anabranch.images.shards import write_shards
 from anabranch.nets.load import load_trained
 from anabranch.nets.store import read_tensors
-from anabranch.train.loop import train
+from anabranch.train.loop import _kept, train
 from anabranch.train.recipe import read_recipe
 from anabranch.train.score import Answers, answers
 from anabranch.train.tables import Recipe
@@ -291,6 +292,75 @@ def test_a_run_does_not_go_on_with_other_pictures(tiny: Path, tmp_path: Path) ->
     train(read_recipe(tiny, smoke=True), tmp_path / "run")
     with pytest.raises(RecipeError, match=r"data\.test was .*training and test pictures was \[70, 30\], is \[70, 70\]"):
         train(read_recipe(tiny, smoke=True, overrides=["data.test.split=train"]), tmp_path / "run", resume=True)
+
+
+def test_as_many_other_pictures_in_shards_are_told_from_those_of_before(tiny: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def pack(name: str) -> str:
+        for index in range(40):
+            path = tmp_path / name / ("left", "right")[index % 2] / f"{name}{index:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
+        write_shards(open_labelled(tmp_path / name), tmp_path / f"{name}-shards")
+        return f"data.train={{path='{tmp_path / name}-shards'}}"
+
+    train(read_recipe(tiny, smoke=True, overrides=[pack("old")]), tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"this would not be the same run: their names and classes, as a hash, was"):
+        train(read_recipe(tiny, smoke=True, overrides=[pack("new")]), tmp_path / "run", resume=True)
+
+
+def test_a_schedule_behind_the_end_of_the_run_and_a_test_that_is_none_are_told(tiny: Path, tmp_path: Path) -> None:
+    told: list[Mapping[str, Any]] = []
+
+    def stop(line: Mapping[str, Any]) -> None:
+        told.append(line)
+        raise KeyboardInterrupt
+
+    steps = ["optimise.schedule=step", "optimise.step_epochs=[3]", "optimise.warmup_epochs=3.0"]
+    for overrides in ([], [*steps, "data.test.split=train"]):
+        with pytest.raises(KeyboardInterrupt):
+            train(read_recipe(tiny, overrides=overrides), tmp_path / "run", report=stop)
+    assert told[0]["plan"].doubts == ()
+    assert [each.split(";")[0] for each in told[1]["plan"].doubts] == [
+        "what is learnt from is tested on, and the score says nothing of other pictures",
+        "the warm-up takes 3 epochs of 3",
+        "the rate would first fall after 3 epochs of 3",
+    ]
+
+
+def test_the_last_epochs_are_kept_however_many_there_were(tmp_path: Path) -> None:
+    for epoch in (9998, 9999, 10000):
+        (tmp_path / f"epoch-{epoch:04d}.safetensors").touch()
+    assert [path.stem for path in _kept(tmp_path)] == ["epoch-9998", "epoch-9999", "epoch-10000"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296 bytes."
+        ),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_is_said_with_what_helps(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def step(*told: Any) -> float:
+        raise error
+
+    monkeypatch.setattr("anabranch.train.student.Student.step", step)
+    with pytest.raises(RecipeError, match=r"not enough memory for a step; lower optimise\.batch"):
+        train(read_recipe(tiny), tmp_path / "run")
+
+
+def test_as_many_parts_as_pictures_go_on_without_one_that_cannot_be_read(tiny: Path, tmp_path: Path) -> None:
+    sets = _partly_readable(tmp_path / "set", 32, broken_each=31)
+    told = [*sets, "data.unreadable=0.5", "optimise.accumulate=16", "input.crop_px=32", "input.resize_px=32"]
+    train(read_recipe(tiny, smoke=True, overrides=told), tmp_path / "run")
+    assert len((tmp_path / "run/unreadable.txt").read_text().splitlines()) >= 1
 
 
 def test_as_many_other_pictures_are_told_from_those_of_before(tiny: Path, tmp_path: Path, spoilt: list[str]) -> None:

@@ -21,7 +21,7 @@ from anabranch.train.augment import mixed
 from anabranch.train.loop import train
 from anabranch.train.recipe import read_recipe
 from anabranch.train.rehearse import rehearse
-from anabranch.train.score import answers
+from anabranch.train.score import answers, looked_at
 from anabranch.train.sets import open_sets
 from anabranch.train.tables import Augment
 from anabranch.train.team import Team
@@ -179,6 +179,20 @@ def test_a_teacher_of_several_classes_a_picture_teaches_no_single_one(
     teacher = train(read_recipe(tiny, smoke=True, overrides=several), tmp_path / "teacher")
     with pytest.raises(RecipeError, match="gives a picture any number of classes"):
         train(read_recipe(tiny, overrides=[f"distil.teacher='{teacher}'", "distil.labels=0.5"]), tmp_path / "run")
+
+
+def test_test_pictures_without_any_class_are_told_before_the_first_step(
+    tiny: Path, tmp_path: Path, several: list[str]
+) -> None:
+    recipe = read_recipe(tiny, overrides=[*several, "run.test_pictures=3"])
+    few = looked_at(recipe, open_sets(recipe.data))
+    lines = (tmp_path / "test.csv").read_text().splitlines()
+    for index in few:
+        lines[index + 1] = lines[index + 1].split(",")[0] + ","
+    (tmp_path / "test.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DatasetError, match="none of 3 test pictures shows any class"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run/last.safetensors").exists()
 
 
 def test_numbered_classes_that_the_test_pictures_lack_are_counted_all_the_same(tiny: Path, tmp_path: Path) -> None:

@@ -345,6 +345,54 @@ def test_a_folder_that_is_called_train_and_holds_shards_is_a_split(tiny: Path, t
     assert (data.train.split, data.test.split) == ("train", "test")
 
 
+def _without_splits(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().replace(', split = "train"', "").replace(', split = "test"', ""))
+
+
+@pytest.mark.parametrize(
+    "files", [["000000.tar", "000001.tar"], ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]]
+)
+def test_packed_pictures_that_do_not_say_what_is_tested_are_refused(
+    tiny: Path, tmp_path: Path, files: list[str]
+) -> None:
+    _without_splits(tiny)
+    (tmp_path / "packed").mkdir()
+    for name in files:
+        (tmp_path / "packed" / name).touch()
+    with pytest.raises(DatasetError, match="do not say what is to be tested on; call them train-"):
+        read_recipe(tiny, pictures=tmp_path / "packed")
+    data = read_recipe(tiny, pictures=tmp_path / "packed", overrides=["data.test.path='elsewhere'"]).data
+    assert data.test is not None
+    assert (data.train.path, data.test.path) == (str(tmp_path / "packed"), "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["train-images-idx3-ubyte", "t10k-images-idx3-ubyte.gz"],
+        ["batches.meta.txt", *(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"],
+        ["fine_label_names.txt", "coarse_label_names.txt", "train.bin", "test.bin"],
+        ["photos-train-000.tar", "photos-test-000.tar"],
+    ],
+)
+def test_packed_pictures_are_known_as_what_they_are_called(tiny: Path, tmp_path: Path, files: list[str]) -> None:
+    _without_splits(tiny)
+    (tmp_path / "packed").mkdir()
+    for name in files:
+        (tmp_path / "packed" / name).touch()
+    data = read_recipe(tiny, pictures=tmp_path / "packed").data
+    assert data.test is not None
+    assert (data.train.split, data.test.split) == ("train", "test")
+
+
+def test_a_recipe_says_how_much_of_a_folder_is_held_out(tiny: Path, tmp_path: Path) -> None:
+    classes(tmp_path / "photos")
+    text = tiny.read_text()
+    first = text.index("test = {")
+    tiny.write_text(text[:first] + "hold_out = 0.4" + text[text.index("\n", first) :])
+    assert read_recipe(tiny, pictures=tmp_path / "photos").data.hold_out == 0.4
+
+
 @pytest.mark.parametrize("splits", [[""], ["train", "val"]])
 def test_class_folders_name_their_classes_in_place_of_the_recipe(tiny: Path, tmp_path: Path, splits: list[str]) -> None:
     for split in splits:

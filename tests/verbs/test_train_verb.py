@@ -98,6 +98,14 @@ def test_a_run_that_is_ended_says_what_is_kept(tmp_path) -> None:
     assert "Traceback" not in told
 
 
+@pytest.mark.parametrize(("variable", "told"), [("WORLD_SIZE", ""), ("LOCAL_RANK", "x")])
+def test_a_variable_of_torchruns_that_is_no_number_is_named(anabranch, tmp_path, monkeypatch, variable, told) -> None:
+    monkeypatch.setenv(variable, told)
+    data = photos(tmp_path / "set", ant=5, bee=5)
+    done = anabranch("train", RECIPE, "--data", data, "--out", tmp_path / "run", *SMALL)
+    one_sentence(done, 2, f"{variable} = '{told}' is no number", "torchrun, or unset it")
+
+
 def test_one_process_that_is_told_of_others_says_who_starts_them(anabranch, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR"):

@@ -44,7 +44,14 @@ def train(
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder of the shards; new or empty.")
 @click.option("--split", help="Of a set that holds several: train, test, val.")
 @click.option("--labels", metavar="FILE", help="The labels of a flat folder: lines of 'picture label'.")
-@click.option("--max-mb", type=int, default=256, show_default=True, metavar="MB", help="At most so large is a shard.")
+@click.option(
+    "--max-mb",
+    type=int,
+    default=256,
+    show_default=True,
+    metavar="MB",
+    help="Of a shard; the picture that reaches it is its last.",
+)
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order in which pictures are packed."
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from anabranch.errors import CheckpointError, RecipeError
 from anabranch.errors import shown as plain
 from anabranch.images.labelled import Labelled, LabelledFiles
+from anabranch.images.shards import LabelledShards
 from anabranch.nets.load import MEAN, RUN, About, about_to_json
 from anabranch.nets.store import read_tensors, write_tensors
 from anabranch.train.optimise import Ema
@@ -82,7 +83,7 @@ class Fixed:
 def _hash(data: Labelled) -> str:
     """Of which pictures these are, by their names, and of what they show. A set that was moved has the same one."""
     total = hashlib.sha256(np.ascontiguousarray(truth(data)).tobytes())
-    if isinstance(data, LabelledFiles):  # the names of others are the numbers of their places
+    if isinstance(data, LabelledFiles | LabelledShards):  # the names of others are the numbers of their places
         total.update("\0".join(data.names).encode(errors="surrogateescape"))
     return total.hexdigest()[:12]
 

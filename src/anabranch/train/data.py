@@ -49,7 +49,7 @@ def order(seed: int, epoch: int, data: Labelled, *, balanced: bool = False, repe
         pictures = _by_handfuls(rng, data.groups)
     else:
         pictures = rng.permutation(len(data))
-    indices = np.repeat(pictures, repeats)[: len(data)]
+    indices = np.repeat(pictures[: math.ceil(len(data) / repeats)], repeats)[: len(data)]
     return np.stack([indices, _times_before(indices)], axis=1)
 
 

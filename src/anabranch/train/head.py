@@ -12,7 +12,7 @@ from anabranch.errors import DatasetError, RecipeError, need
 
 _HELD_OUT = 5  # one picture of so many
 _TOLERANCE = 1e-4  # of the gradient's largest entry, as in scikit-learn's LogisticRegression
-_TOLERANCE_TO_CHOOSE = 1e-3  # in half the time; losses of weak decays are then off by some percent
+_TOLERANCE_TO_CHOOSE = 1e-3  # in less time
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def fit_head(
     if len(decays) > 1:
         tried = tuple(_tried(values, labels, _held_out(labels, num_classes, seed), num_classes, decays))
         chosen = max(tried, key=lambda each: (each.top1, -each.loss)).weight_decay
-    ((weight, bias),) = _fitted(values, labels, num_classes, [chosen], _TOLERANCE)
+    ((weight, bias),) = _fitted(values, labels, num_classes, [chosen], [_TOLERANCE])
     return Head(weight.astype(np.float32), bias.astype(np.float32), chosen, tried)
 
 
@@ -66,7 +66,8 @@ def _tried(
     decays: Sequence[float],
 ) -> Iterator[Tried]:
     judged, truth = x[held_out], y[held_out]
-    fits = _fitted(x[~held_out], y[~held_out], num_classes, decays, _TOLERANCE_TO_CHOOSE)
+    tolerances = [min(_TOLERANCE_TO_CHOOSE, decay / 100) for decay in decays]  # or a weak one would change nothing
+    fits = _fitted(x[~held_out], y[~held_out], num_classes, decays, tolerances)
     for decay, (weight, bias) in zip(decays, fits, strict=True):
         logits = judged @ weight.T + bias
         right = float((logits.argmax(1) == truth).mean())
@@ -74,7 +75,11 @@ def _tried(
 
 
 def _fitted(
-    x: NDArray[np.float32], y: NDArray[np.int64], num_classes: int, decays: Sequence[float], tolerance: float
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    num_classes: int,
+    decays: Sequence[float],
+    tolerances: Sequence[float],
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """For each decay weight (K, C) and bias (K,), for features as they are; each begins where the last ended.
 
@@ -85,7 +90,7 @@ def _fitted(
     spread = np.maximum(spread, max(1e-3 * spread.max(), np.finfo(np.float32).tiny))
     standard = ((x - mean) / spread).astype(np.float32)
     weight, bias = np.zeros((num_classes, x.shape[1])), np.zeros(num_classes)
-    for decay in decays:
+    for decay, tolerance in zip(decays, tolerances, strict=True):
         weight, bias = _minimised(standard, y, weight, bias, decay, tolerance)
         unscaled = weight / spread
         yield unscaled, bias - unscaled @ mean

@@ -34,10 +34,11 @@ from anabranch.nets.load import Trained, load_trained, save_trained
 from anabranch.train import checkpoint
 from anabranch.train.data import Crops, side_at
 from anabranch.train.distil import Locate, a_path
+from anabranch.train.freed import memory_may_run_out
 from anabranch.train.logs import Logs, write_answers, write_text
 from anabranch.train.optimise import averaged, rate
 from anabranch.train.plan import plan_of, shares
-from anabranch.train.score import Answers, answers, figures, tested_net, yardstick
+from anabranch.train.score import Answers, answers, figures, tested_net, want_shown, yardstick
 from anabranch.train.sets import open_sets, want_few
 from anabranch.train.stopping import Stopping
 from anabranch.train.student import Student
@@ -67,7 +68,7 @@ def train(
     Raises RecipeError (a loss that is no longer a number among them), DatasetError, ImageError, CheckpointError, and
     what its weights and its teacher raise.
     """
-    with Team() as team, team.alone_in(folder):
+    with Team() as team, team.alone_in(folder), memory_may_run_out():
         return _train(
             recipe, folder, team, resume=resume, report=report, locate=locate, stopping=stopping or Stopping()
         )
@@ -92,6 +93,7 @@ def _train(
         raise RecipeError(f"{last}: not every process finds it; --out must be a folder that all hosts share")
     crops = Crops(sets.shown, recipe.input.preprocess(), recipe.augment, seed=run.seed)
     plan = plan_of(recipe, sets, team, step=progress.step)
+    want_shown(recipe, sets)
     steps_per_epoch = plan.steps_per_epoch
     if team.leads:  # a teacher may take minutes to load
         report({"plan": plan, "tested": progress.history[-1] if progress.history else None})
@@ -236,7 +238,9 @@ def _keep(
 
 
 def _kept(folder: Path) -> list[Path]:
-    return sorted(folder.glob("epoch-[0-9][0-9][0-9][0-9]*.safetensors"))
+    """The weights of epochs, the last ones last."""
+    kept = folder.glob("epoch-[0-9][0-9][0-9][0-9]*.safetensors")
+    return sorted(kept, key=lambda path: int(path.stem.removeprefix("epoch-")))
 
 
 def _result(folder: Path, recipe: Recipe, last: Mapping[str, Tensor], team: Team) -> Mapping[str, Tensor]:

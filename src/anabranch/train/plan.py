@@ -67,8 +67,21 @@ def plan_of(recipe: Recipe, sets: Sets, team: Team, *, step: int = 0) -> Plan:
         lr=scaled_lr(recipe.steps),
         steps_per_epoch=_steps_per_epoch(recipe, len(sets.shown), team.processes),
         step=step,
-        doubts=doubts(sets),
+        doubts=(*doubts(sets), *_unfit(recipe)),
     )
+
+
+def _unfit(recipe: Recipe) -> Iterator[str]:
+    """Where the test is none; and what of the schedule lies behind the end of a run, unless steps_per_epoch cuts it."""
+    wanted = recipe.steps
+    if recipe.data.train == recipe.data.test:
+        yield "what is learnt from is tested on, and the score says nothing of other pictures; name others in data.test"
+    if wanted.steps_per_epoch:
+        return
+    if wanted.warmup_epochs >= wanted.epochs:
+        yield f"the warm-up takes {wanted.warmup_epochs:g} epochs of {wanted.epochs}; the rate stays below its height"
+    if wanted.step_epochs and wanted.step_epochs[0] >= wanted.epochs:
+        yield f"the rate would first fall after {wanted.step_epochs[0]} epochs of {wanted.epochs}; it never does"
 
 
 def _steps_per_epoch(recipe: Recipe, pictures: int, processes: int) -> int:

@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails
 
 from anabranch.errors import DatasetError, RecipeError, nearest, shown
 from anabranch.images.files import is_hidden, is_picture
+from anabranch.images.idx import IMAGES
 from anabranch.images.imagenet import TRUTH
 from anabranch.images.labelled import are_packed
 from anabranch.train.tables import Recipe
@@ -97,18 +98,28 @@ def _pointed(data: Any, pictures: Path, asked: Collection[str]) -> dict[str, Any
     """
     told = dict(data) if isinstance(data, Mapping) else {}
     train, test = (dict(told.pop(part, None) or {}) for part in ("train", "test"))
-    told.pop("hold_out", None)
+    held_out = told.pop("hold_out", 0) or HELD_OUT
     if not pictures.exists():
         raise DatasetError(f"{pictures}: no such folder or list; give where your pictures are")
     inside = _names(pictures) if pictures.is_dir() else set()
     learnt = train.get("split") or "train"
     names = [name for name in (test.get("split"), *_TESTED) if name]
+    is_asked = any(key == "data.test" or key.startswith("data.test.") for key in asked)
     if pictures.is_dir() and are_packed(pictures, inside) and not _is_set(pictures / learnt):  # they say what is what
         words = {word for name in inside if name.endswith(".tar") for word in re.findall("[a-z]+", name.lower())}
+        found = (IMAGES.fullmatch(name) for name in inside)
+        words |= {"test" if each["split"] == "t10k" else each["split"] for each in found if each}
+        if {"test_batch.bin", "test.bin"} & inside:  # CIFAR's
+            words |= {"train", "test"}
         train["split"] = next((each for each in (learnt, "training") if each in words), train.get("split"))
         test["split"] = next((each for each in names if each in words), test.get("split"))
+        if None in (train["split"], test["split"]) and not is_asked:
+            raise DatasetError(
+                f"{pictures}: its shards or IDX files do not say what is to be tested on; call them train-*.tar and "
+                "val-*.tar, or train-images-idx3-ubyte and t10k-images-idx3-ubyte, or give others with "
+                "--set data.test.path"
+            )
         return {**told, "train": {**train, "path": str(pictures)}, "test": {**test, "path": str(pictures)}}
-    is_asked = any(key == "data.test" or key.startswith("data.test.") for key in asked)
     if _is_set(pictures / learnt):
         if _has_class_folders(pictures / learnt):
             told.pop("class_names", None)
@@ -122,13 +133,13 @@ def _pointed(data: Any, pictures: Path, asked: Collection[str]) -> dict[str, Any
             if (labels := _list_in(pictures, [flat.name]) or _list_in(flat, [flat.name])) is not None:
                 return {**told, "train": source, "test": {"path": str(flat), "labels": labels}}
         _want_alone(pictures, learnt)
-        return {**told, "train": source, "hold_out": HELD_OUT}
+        return {**told, "train": source, "hold_out": held_out}
     lists = [_list_in(pictures, each) for each in ([learnt], names)]
     if all(lists):
         return {**told, "train": {"path": lists[0]}, "test": {"path": lists[1]}}
     if _has_class_folders(pictures):
         told.pop("class_names", None)
-    rest = {"test": {"path": str(pictures)}} if is_asked else {"hold_out": HELD_OUT}
+    rest = {"test": {"path": str(pictures)}} if is_asked else {"hold_out": held_out}
     return {**told, "train": {"path": str(pictures)}, **rest}
 
 

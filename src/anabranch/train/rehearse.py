@@ -14,6 +14,7 @@ import torch
 from anabranch.train.data import Crops, Share, sides
 from anabranch.train.distil import Locate, a_path
 from anabranch.train.estimate import Estimate, Parts, estimate, steps_timed
+from anabranch.train.freed import memory_may_run_out
 from anabranch.train.plan import Plan, plan_of, shares
 from anabranch.train.score import answers, tested_net
 from anabranch.train.sets import Sets, open_sets
@@ -30,7 +31,7 @@ def rehearse(recipe: Recipe, folder: Path, *, locate: Locate = a_path) -> Estima
     In one process, without a teacher and uncompiled, they are tried in the other layout too, if there is memory for
     it: which one is faster depends on the net, the device and torch.
     """
-    with Team() as team:
+    with Team() as team, memory_may_run_out():
         sets = open_sets(recipe.data)
         found = _rehearsed(recipe, folder, sets, team, locate=locate)
         if recipe.distil or recipe.run.compile or team.processes > 1:

@@ -39,6 +39,12 @@ def looked_at(recipe: Recipe, sets: Sets) -> NDArray[np.int64]:
     return few
 
 
+def want_shown(recipe: Recipe, sets: Sets) -> None:
+    """Raises DatasetError where none of the test pictures that are looked at shows a class."""
+    if sets.tested.targets is not None and not sets.tested.targets[few := looked_at(recipe, sets)].any():
+        raise DatasetError(f"none of {len(few)} test pictures shows any class; label some, or test on more of them")
+
+
 def yardstick(recipe: Recipe) -> str:
     """Which of the figures of `figures` says that an epoch is better than another."""
     return "map" if recipe.data.multi_label else "top1"

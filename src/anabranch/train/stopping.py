@@ -9,7 +9,17 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, Self
 
+from anabranch.errors import UsageError
+
 _ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+def variable_number(variable: str, default: int) -> int:
+    """What torchrun says of a team in an environment variable. Raises UsageError."""
+    told = os.environ.get(variable, str(default))
+    if not told.isdecimal():
+        raise UsageError(f"{variable} = {told!r} is no number; start the processes with torchrun, or unset it")
+    return int(told)
 
 
 class Stopping:
@@ -55,7 +65,7 @@ class Stopping:
             self._end(self._number, None)
 
     def _met(self, number: int, frame: FrameType | None) -> None:
-        is_alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+        is_alone = variable_number("WORLD_SIZE", 1) == 1
         if not self._is_held or (self.asked and is_alone and number == signal.SIGINT):
             self._end(number, frame)
         elif not self.asked:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from anabranch.arch import Arch, arch, arch_from_json
 from anabranch.images.preprocess import Preprocess, Resampler
@@ -20,6 +20,16 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
+_MOST = 1e38  # as torch's optimisers take it, in float32
+
+
+def _spread(value: float) -> float:
+    if value != 0 and not 0.001 <= value <= 1000:
+        raise ValueError("0 or 0.001 to 1000 is wanted, as the parameter of a Dirichlet distribution")
+    return value
+
+
+Spread = Annotated[float, AfterValidator(_spread)]
 RANDOM = "random"  # in place of weights: a net as it is built, with which a recipe's smoke run does without a download
 
 
@@ -129,23 +139,23 @@ class Augment(Table):
     resampler: Literal["pillow-bilinear", "pillow-bicubic"] = "pillow-bilinear"  # of random-resized crops
     scale: tuple[float, float] = (0.08, 1.0)
     aspect: tuple[float, float] = (0.75, 4 / 3)
-    pad_px: Annotated[int, Field(ge=0)] = 0
+    pad_px: Annotated[int, Field(ge=0, le=4096)] = 0
     flip: Share = 0.5
     policy: Literal["none", "randaugment", "trivialaugment"] = "none"
-    policy_ops: Positive = 2  # of randaugment
+    policy_ops: Annotated[int, Field(ge=1, le=100)] = 2  # of randaugment
     policy_magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0  # of randaugment
     policy_spread: NotNegative = 0.0  # standard deviation of the magnitude
     policy_probability: Share = 1.0  # with which each of randaugment's operations happens; timm's 0.5
     erase: Share = 0.0
-    mixup: NotNegative = 0.0
-    cutmix: NotNegative = 0.0  # with mixup too, each batch gets one of the two, as often the one as the other
+    mixup: Spread = 0.0
+    cutmix: Spread = 0.0  # with mixup too, each batch gets one of the two, as often the one as the other
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError("augment.scale wants two shares of the area, the smaller first, above 0 and at most 1")
-        if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise ValueError("augment.aspect wants two ratios of width to height, the smaller first, above 0")
+        if not 0.001 <= self.aspect[0] <= self.aspect[1] <= 1000:
+            raise ValueError("augment.aspect wants two ratios of width to height, the smaller first, 0.001 to 1000")
         epochs = [epoch for epoch, _ in self.side_px]
         if epochs != sorted(set(epochs)) or any(epoch < 0 or side < 1 for epoch, side in self.side_px):
             raise ValueError("augment.side_px wants pairs (epoch, px) whose epochs rise from 0 on, such as [[0, 128]]")
@@ -167,17 +177,17 @@ class Optimise(Table):
     batch: Positive  # over all processes and all its parts
     accumulate: Positive = 1  # parts of each process's share, one after the other, for want of memory
     optimiser: Literal["sgd", "lamb", "adamw", "rmsprop"] = "sgd"
-    lr: Annotated[float, Field(gt=0)]
+    lr: Annotated[float, Field(gt=0, le=_MOST)]
     lr_batch: Positive | None = None  # the batch that `lr` is meant for: another batch scales it in proportion
     schedule: Literal["cosine", "step"] = "cosine"
-    step_epochs: tuple[int, ...] = ()  # at which the rate of "step" falls
+    step_epochs: tuple[Positive, ...] = ()  # at which the rate of "step" falls
     step_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     final_lr: NotNegative = 0.0  # where "cosine" ends
     warmup_epochs: NotNegative = 0.0
     warmup_from: Share = 0.0  # of the rate
     momentum: BelowOne = 0.9  # of sgd and rmsprop
     nesterov: bool = True  # of sgd
-    weight_decay: NotNegative = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, le=_MOST)] = 1e-4
     decay_norms: bool = False  # weight decay on norms and biases too
     loss: Literal["cross-entropy", "binary"] = "cross-entropy"
     label_smoothing: BelowOne = 0.0
@@ -216,7 +226,7 @@ class Distil(Table):
     precision: str | None = None  # that it computes in; None: f32 where the artefact has that
     # both ways, as PaddleClas' SSLD has it, or from the teacher's side (Hinton et al. 2015)
     loss: Literal["js", "kl"] = "js"
-    temperature: Annotated[float, Field(gt=0)] = 1.0  # of "kl"
+    temperature: Annotated[float, Field(gt=0, le=_MOST)] = 1.0  # of "kl"
     labels: Share = 0.0  # the labels' share of the loss; 0: they are never looked at
     teacher_norms: Literal["statistics", "batch"] = "statistics"  # "batch": a net's norms see the batch (SSLD)
 

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from anabranch.errors import Error, RecipeError, UsageError, need
 from anabranch.train.freed import keep_freed_memory
+from anabranch.train.stopping import variable_number
 
 _GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # in gloo's words
 _OF_TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what torch wants to know beside WORLD_SIZE
@@ -28,14 +29,14 @@ class Team:
     """
 
     def __init__(self) -> None:
-        self.processes = int(os.environ.get("WORLD_SIZE", 1))
-        self.rank = int(os.environ.get("RANK", 0)) if self.processes > 1 else 0  # one left from elsewhere says nothing
+        self.processes = variable_number("WORLD_SIZE", 1)
+        self.rank = variable_number("RANK", 0) if self.processes > 1 else 0  # one left from elsewhere says nothing
         if self.processes > 1 and (missing := [name for name in _OF_TORCHRUN if name not in os.environ]):
             raise UsageError(
                 f"WORLD_SIZE = {self.processes} says that so many processes train, and {', '.join(missing)} "
                 f"{'is' if len(missing) == 1 else 'are'} not set; start them with torchrun, or unset WORLD_SIZE"
             )
-        local = int(os.environ.get("LOCAL_RANK", 0))
+        local = variable_number("LOCAL_RANK", 0)
         self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         if self.device.type == "cuda" and local >= torch.cuda.device_count():
             raise UsageError(

@@ -27,15 +27,16 @@ def run(
     dry_run: bool,
     json: bool,
 ) -> int:
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    leads = processes == 1 or int(os.environ.get("RANK", 0)) == 0
+    from anabranch.train.stopping import Stopping, variable_number
+
+    processes = variable_number("WORLD_SIZE", 1)
+    leads = processes == 1 or variable_number("RANK", 0) == 0
     if processes > 1:  # or every process is warned of parameters that are not unused
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     need("torch", extra="train")
     from anabranch.train.loop import train
     from anabranch.train.recipe import find_recipe, read_recipe
     from anabranch.train.rehearse import rehearse
-    from anabranch.train.stopping import Stopping
     from anabranch.verbs.training_screen import Bar, Lines, ending, estimate_json, estimate_lines, page_line
 
     pictures = Path(data) if data is not None else None
