@@ -136,13 +136,19 @@ def test_no_name_gives_orders_to_a_terminal(predict, packed, with_card, jpegs, t
 
     folder = with_card(packed.folder, change)
     (folder / "labels.txt").write_bytes(labels)
-    names = ["\x1b]0;title\x07.jpg", os.fsdecode(b"\xff.jpg")]
+    names = ["\x1b]0;title\x07.jpg", "in two\nlines.jpg", os.fsdecode(b"\xff.jpg")]
     for name in names:
         shutil.copy(jpegs[0], tmp_path / name)
     done = predict(folder, *(tmp_path / name for name in names), tmp_path / "\x1b[31mlacking.jpg")
     assert done.returncode == 1
     assert not {*done.stdout, *done.stderr} & {*range(9), *range(11, 32), 0x7F}
-    for told in (r"\x1b]0;title\x07.jpg", r"\udcff.jpg", "\\x1b[2Jgone\\x9b \\u202e\ttabbed"):
+    told_all = (
+        r"\x1b]0;title\x07.jpg",
+        r"in two\x0alines.jpg",
+        r"\udcff.jpg",
+        r"\x1b[2Jgone\x9b \u202e\x09tabbed",
+    )
+    for told in told_all:
         assert told in done.stdout.decode()
     assert r"\x1b[31mlacking.jpg: no such file" in done.stderr.decode()
 
