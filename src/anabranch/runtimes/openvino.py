@@ -9,7 +9,7 @@ import shutil
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -146,24 +146,33 @@ def _held(folder: Path | None) -> Iterator[dict[str, str]]:
     damaged it notices a header, or an end that is missing, and would go on with wrong weights: so what is there without
     its checksum is removed.
     """
-    if folder is None:
-        yield {}
-        return
-    with (folder / ".lock").open("ab") as lock:
-        _lock(lock, alone=False)
-        is_whole = _is_whole(folder)
-        if not is_whole:
-            _lock(lock, alone=True)
-            is_whole = _is_whole(folder)  # another may have made it meanwhile
-        if not is_whole:
-            for file in (*folder.glob("*.blob"), *folder.glob("*.crc32")):
-                file.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        is_whole: bool | None = None
+        if folder is not None:
+            with suppress(OSError):  # nothing is kept on a disk that is full
+                is_whole = _is_held_whole(folder, stack.enter_context((folder / ".lock").open("ab")))
+        if folder is None or is_whole is None:
+            yield {}
+            return
         yield {"CACHE_DIR": str(folder)}
         if not is_whole:
             for blob in folder.glob("*.blob"):
                 with suppress(OSError):  # without it, the graph is compiled anew the next time
                     _checksum_file(blob).write_bytes(_checksum(blob))
             _let_go(folder.parent, but=folder)
+
+
+def _is_held_whole(folder: Path, lock: BinaryIO) -> bool:
+    """Whether a graph is kept there; where none is, the folder is empty, and held alone. Raises OSError."""
+    _lock(lock, alone=False)
+    if _is_whole(folder):
+        return True
+    _lock(lock, alone=True)
+    if _is_whole(folder):  # which another has made meanwhile
+        return True
+    for file in (*folder.glob("*.blob"), *folder.glob("*.crc32")):
+        file.unlink(missing_ok=True)
+    return False
 
 
 def _lock(file: BinaryIO, *, alone: bool) -> None:
