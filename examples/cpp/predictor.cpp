@@ -122,7 +122,8 @@ void want_offered(const ov::Core& core, const std::string& precision) {
     }
 }
 
-// Alone with the cache. OpenVINO writes a graph there bit by bit under its final name, where others would meet half of it.
+// Alone with the cache. OpenVINO writes a graph there bit by bit under its final name, where others would meet half of
+// it.
 class Alone {
 public:
     explicit Alone(const ov::AnyMap& config) {

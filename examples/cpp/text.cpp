@@ -42,7 +42,8 @@ bool is_no_letter(std::uint32_t code) { return code >= 0xDC80 && code <= 0xDCFF;
 
 // Control characters, and those that turn the order of text around.
 bool is_unseen(std::uint32_t code) {
-    return code < 0x20 || (code >= 0x7F && code <= 0x9F) || (code >= 0x202A && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069);
+    return code < 0x20 || (code >= 0x7F && code <= 0x9F) || (code >= 0x202A && code <= 0x202E) ||
+           (code >= 0x2066 && code <= 0x2069);
 }
 
 std::string escaped(const std::string& text, const std::function<bool(std::uint32_t)>& is_escaped) {
