@@ -6,6 +6,7 @@
 #include <set>
 #include <string>
 #include <system_error>
+#include <tuple>
 #include <utility>
 
 #include "error.hpp"
@@ -64,11 +65,14 @@ bool leads_back(const fs::path& folder, const std::vector<fs::path>& above) {
     });
 }
 
-bool comes_before(const fs::path& one, const fs::path& other) {
-    const auto key = [](const fs::path& path) {
-        return std::pair(letters(path.parent_path().native()), letters(path.filename().native()));
-    };
-    return key(one) < key(other);
+// Folder by folder and, in each, letter by letter. Each path's letters are made out once.
+void sort(std::vector<fs::path>& paths) {
+    std::vector<std::tuple<std::u32string, std::u32string, fs::path>> keyed;
+    for (fs::path& path : paths) {
+        keyed.emplace_back(letters(path.parent_path().native()), letters(path.filename().native()), std::move(path));
+    }
+    std::sort(keyed.begin(), keyed.end());
+    std::transform(keyed.begin(), keyed.end(), paths.begin(), [](auto& each) { return std::move(std::get<2>(each)); });
 }
 
 }  // namespace
@@ -95,7 +99,7 @@ std::vector<fs::path> pictures_in(const fs::path& folder) {
         }
     }
     if (pictures.empty()) throw Error(folder.string() + ": no JPEG in this folder");
-    std::sort(pictures.begin(), pictures.end(), comes_before);
+    sort(pictures);
     return pictures;
 }
 

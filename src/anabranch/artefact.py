@@ -175,9 +175,7 @@ def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
         return
     if not folder.is_dir() or folder.is_symlink():
         raise ArtefactError(f"{folder} is not a folder; an artefact cannot be written there. Choose another place")
-    real = folder.resolve()
-    if real.is_mount() or Path.cwd().is_relative_to(real):
-        why = "is the place of another file system" if real.is_mount() else "holds the folder that you are in"
+    if why := _bound(folder.resolve()):
         raise ArtefactError(f"{folder} {why}, and cannot be replaced; name a folder in it, such as {folder / 'model'}")
     if not any(folder.iterdir()):
         return
@@ -185,6 +183,16 @@ def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
         raise ArtefactError(f"{folder} holds something that is not an artefact; choose another place")
     if not overwrite:
         raise ArtefactError(f"{folder} already holds an artefact; choose another place, or replace it with --overwrite")
+
+
+def _bound(folder: Path) -> str | None:
+    """Why another folder cannot take the place of this one, if so."""
+    if folder.is_mount():
+        return "is the place of another file system"
+    with suppress(FileNotFoundError):  # of a process whose own folder was removed
+        if Path.cwd().is_relative_to(folder):
+            return "holds the folder that you are in"
+    return None
 
 
 def _want_folders_above(folder: Path) -> None:

@@ -12,7 +12,7 @@ from anabranch.errors import DatasetError, RecipeError, need
 
 _HELD_OUT = 5  # one picture of so many
 _TOLERANCE = 1e-4  # of the gradient's largest entry, as in scikit-learn's LogisticRegression
-_TOLERANCE_TO_CHOOSE = 1e-3  # in less time
+_TOLERANCE_TO_CHOOSE = 1e-3  # in less time; of weak decays a hundredth of the decay, whose own pull is no larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def _tried(
     decays: Sequence[float],
 ) -> Iterator[Tried]:
     judged, truth = x[held_out], y[held_out]
-    tolerances = [min(_TOLERANCE_TO_CHOOSE, decay / 100) for decay in decays]  # or a weak one would change nothing
+    tolerances = [min(_TOLERANCE_TO_CHOOSE, decay / 100) for decay in decays]
     fits = _fitted(x[~held_out], y[~held_out], num_classes, decays, tolerances)
     for decay, (weight, bias) in zip(decays, fits, strict=True):
         logits = judged @ weight.T + bias

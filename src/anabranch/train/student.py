@@ -73,11 +73,11 @@ class Student:
         """Step `number` (0, 1, ...) down the gradient of a batch; the mean loss of this process's share of it."""
         num_parts = self.recipe.steps.accumulate
         waits_in_each = self.team.processes > 1 and self.recipe.net.sync_norms  # for the other processes
-        if len(share.labels) < (num_parts if waits_in_each else 1):
+        needed = num_parts if waits_in_each else 1
+        if len(share.labels) < needed:
             raise DatasetError(
-                f"of a process's share of a batch {len(share.labels)} pictures can be read, and "
-                f"{num_parts if waits_in_each else 1} at least are needed; mend or remove the others, of which one is: "
-                f"{share.unreadable[0]}"
+                f"of a process's share of a batch {len(share.labels)} pictures can be read, and {needed} at least are "
+                f"needed; mend or remove the others, of which one is: {share.unreadable[0]}"
             )
         num_parts = min(num_parts, len(share.labels))
         torch.manual_seed(_seed(self.recipe.run.seed, number, self.team.rank))
