@@ -29,6 +29,17 @@ def test_a_folder_gives_its_pictures_at_any_depth_sorted(folder):
     assert found == ["Z.bmp", "a.png", "b.JPG", "deep/d.tiff", "deep-er/e.gif", "deep/er/c.webp"]
 
 
+@pytest.mark.parametrize(
+    "given", [".", "./", "deep", "./deep", "deep/", "deep//er", "./deep/*", "./a.png", "*", "/PLACE"]
+)
+def test_files_are_spelt_as_path_spells_them(folder, monkeypatch, given):
+    monkeypatch.chdir(folder)
+    found = picture_files([given.replace("/PLACE", str(folder))])
+    assert found == [str(Path(file)) for file in found]
+    assert [Path(file).exists() for file in found] == [True] * len(found)
+    assert not any(file.startswith("./") for file in found)
+
+
 def test_every_suffix_of_a_jpeg_is_a_pictures(tmp_path):
     for name in ("a.jpg", "b.JPEG", "c.jpe", "d.jfif"):
         (tmp_path / name).touch()

@@ -14,6 +14,7 @@ from pathlib import Path
 from anabranch.errors import DatasetError, UsageError, shown
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_ENDINGS = tuple(PICTURE_SUFFIXES)
 _EXPECTED = PICTURE_SUFFIXES | {".txt", ".csv", ".json", ".xml", ".md", ".html", ".db", ".ini"}  # nobody misses these
 
 
@@ -21,20 +22,20 @@ def picture_files(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     """The files that `paths` stand for, in the order of `paths`; what a folder or a pattern gives is sorted.
 
     A file is taken as it is, whatever its suffix; of a folder, the pictures at any depth, told by their suffix: folder
-    by folder, as torchvision sorts them, without pipes and devices; of a pattern, its files. Texts and no Paths, of
-    which a million would take half a gigabyte. Raises UsageError for a path that stands for no file, DatasetError for a
-    folder that cannot be read, at any depth.
+    by folder, as torchvision sorts them, without pipes and devices; of a pattern, its files. Texts as Path spells them,
+    and no Paths, of which a million would take half a gigabyte. Raises UsageError for a path that stands for no file,
+    DatasetError for a folder that cannot be read, at any depth.
     """
     return [file for path in paths for file in _meant(Path(path))]
 
 
 def files_in(folder: str | os.PathLike[str]) -> list[Path]:
     """All files of a folder at any depth, in the same order. Raises DatasetError where a folder cannot be read."""
-    return [Path(root, name) for root, name in _sorted_walk(os.fspath(folder))]
+    return [Path(place + name) for place, name in _sorted_walk(os.fspath(folder))]
 
 
 def is_picture(name: str) -> bool:
-    return not is_hidden(name) and _suffix(name) in PICTURE_SUFFIXES
+    return name.lower().endswith(_ENDINGS) and not is_hidden(name)
 
 
 def is_hidden(name: str) -> bool:
@@ -60,7 +61,7 @@ def _suffix(name: str) -> str:
 
 def _meant(path: Path) -> list[str]:
     if path.is_dir():
-        files = [os.path.join(root, name) for root, name in _sorted_walk(os.fspath(path)) if is_picture(name)]
+        files = [place + name for place, name in _sorted_walk(os.fspath(path)) if is_picture(name)]
         if not files:
             raise UsageError(f"{path}: no pictures in this folder; {', '.join(sorted(PICTURE_SUFFIXES))} are read")
         return files
@@ -75,8 +76,10 @@ def _meant(path: Path) -> list[str]:
 
 
 def _sorted_walk(folder: str) -> Iterator[tuple[str, str]]:
+    """What stands before a file's name in its path, as Path spells it, and the name."""
     for root, names in sorted(_walk(folder)):
-        yield from ((root, name) for name in sorted(names) if not is_hidden(name))
+        place = os.path.join(root, "").removeprefix(os.path.join(os.curdir, ""))
+        yield from ((place, name) for name in sorted(names))
 
 
 def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
@@ -87,12 +90,12 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
         here = above | {os.path.realpath(place)}
         folders, names = _held(place)
         yield place, names
-        below = (os.path.join(place, name) for name in folders if not is_hidden(name))
+        below = (os.path.join(place, name) for name in folders)
         waiting += [(each, here) for each in below if not _leads_back(each, here)]
 
 
 def _held(folder: str) -> tuple[list[str], list[str]]:
-    """The names of its folders and files; a link that leads nowhere is a file that cannot be read.
+    """The names of its folders and files that are not hidden; a link that leads nowhere is a file that cannot be read.
 
     A pipe or a device is neither: reading it could wait for ever.
     """
@@ -100,9 +103,13 @@ def _held(folder: str) -> tuple[list[str], list[str]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if _holds(entry.is_dir):
+                if is_hidden(entry.name):
+                    continue
+                if _holds(entry.is_file):
+                    files.append(entry.name)
+                elif _holds(entry.is_dir):
                     folders.append(entry.name)
-                elif _holds(entry.is_file) or not os.path.exists(entry.path):
+                elif not os.path.exists(entry.path):
                     files.append(entry.name)
     except OSError as error:
         raise DatasetError(

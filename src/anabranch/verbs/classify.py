@@ -43,14 +43,13 @@ def run(
     failed = 0  # before this run, which goes on with another
 
     def answers(sources: Sequence[Source]) -> Iterator[Answer]:
-        held = (source if isinstance(source, tuple) else Path(source) for source in sources)
         bare = sys.stdout is not None and sys.stdout.isatty() and (json or csv_file == "-")  # a bar would spoil it
-        return _counted(classify(predictor, held, top=top, scaled=scaled), 0 if bare else len(sources))
+        return _counted(classify(predictor, sources, top=top, scaled=scaled), 0 if bare else len(sources))
 
     if csv_file is not None:
         top = min(top, predictor.card.num_classes)
         with csv_rows(csv_file, _header(top), maker=_maker(predictor, asked, sources, scaled), resume=resume) as rows:
-            left = [each for each in sources if not rows.take(_name(each))]
+            left = [each for each in sources if not rows.take(each if isinstance(each, str) else each[0])]
             if gone := rows.left_over():
                 print(
                     f"{csv_file} keeps the rows of {counted(len(gone), 'picture')} asked for before and not now, "
@@ -66,11 +65,6 @@ def run(
     if not json and csv_file != "-":
         print(_summary(tally, perf_counter() - started, predictor))
     return 1 if tally.unreadable + failed else 0
-
-
-def _name(source: Source) -> str:
-    """As its answer is called."""
-    return str(Path(source)) if isinstance(source, str) else source[0]
 
 
 class _Tally:
