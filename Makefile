@@ -56,7 +56,7 @@ docs: $(DEV)/ready
 	$(DEV)/bin/python -m anabranch.report docs/zoo.md
 	PYTHONPATH=tests $(DEV)/bin/python -m parity.page docs/parity.md
 	$(DEV)/bin/python -m anabranch.report.ideas results/ideas.jsonl docs/ideas.md
-	$(DEV)/bin/python -m anabranch.report.measured results docs
+	$(DEV)/bin/python -m anabranch.report.measured results .
 
 counts: $(DEV)/ready
 	$(DEV)/bin/python -m anabranch.nets.count

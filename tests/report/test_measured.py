@@ -15,6 +15,7 @@ from anabranch.report.measured import (
     int8_table,
     layers_table,
     probe_table,
+    speed_table,
     told,
     training_cost_table,
     training_table,
@@ -36,7 +37,7 @@ def figure(median: float) -> dict[str, float]:
 
 @pytest.mark.parametrize("document", TABLES)
 def test_the_document_is_fresh(document: str) -> None:
-    text = (ROOT / f"docs/{document}.md").read_text(encoding="utf-8")
+    text = (ROOT / document).read_text(encoding="utf-8")
     for place, table in TABLES[document].items():
         assert text == filled(text, place, told(ROOT / "results", place, table)), "stale: run make docs"
 
@@ -65,6 +66,18 @@ def test_a_line_for_each_contender_says_time_and_share_of_the_peak() -> None:
     assert "peak f32 78 to 78 GMAC/s" in text
     assert "On Another, 2026-11-23, at 0123456789ab: anabranch f32 over timm eager 3.50x." in text
     assert "1.50x" not in text
+
+
+def test_a_line_for_each_net_says_what_a_picture_takes_each_of_those_one_chooses_among() -> None:
+    def net(arch: str, **met: float) -> dict[str, Any]:
+        peak = {"peak f32": {"gmacs_per_s": 78.4}}
+        return {"arch": arch, "milliseconds": {**{name: {"batch 1": figure(ms)} for name, ms in met.items()}, **peak}}
+
+    nets = [net("a_net", **{"anabranch f32": 40, "timm eager": 99.96}), net("b_net", PaddleClas=61)]
+    text = speed_table([{**WHERE, "nets": []}, {**WHERE, "nets": nets}])
+    assert text.splitlines()[0] == "| net | timm eager | PaddleClas | anabranch f32 |"
+    assert "| a_net | 100.0 |  | 40.0 |\n| b_net |  | 61.0 |  |\n" in text
+    assert "one picture of 7 rounds on 2 cores of A processor, 2026-11-23, at 0123456789ab" in text
 
 
 def test_a_line_for_each_precision_says_what_each_kind_of_layer_takes() -> None:

@@ -1,4 +1,4 @@
-"""`python -m anabranch.report.measured RESULTS DOCS`: what benchmarks measured, as tables of the documents.
+"""`python -m anabranch.report.measured RESULTS ROOT`: what benchmarks measured, as tables of the documents.
 
 RESULTS is the folder of measurements, a file for each table: engines.jsonl by benchmarks/engines.py, and so on. A table
 shows the last line of its file; that of INT8 all of them, one for each net.
@@ -71,6 +71,19 @@ def engines_table(runs: Runs) -> str:
     titles = ["net", "contender", *(f"ms, {batch}" for batch in batches), "of the peak"]
     means = f"\nGeometric means at batch 1: {_ratios(run)}. {told_peaks}.\n"
     return _table(titles, rows, texts=2) + means + _where(run) + _elsewhere(runs, _ratios)
+
+
+def speed_table(runs: Runs) -> str:
+    """A line a net: median milliseconds for one picture, of the contenders that a user would choose among."""
+    run = runs[-1]
+    names = ["timm eager", "timm onnxruntime", "PaddleClas", "anabranch f32", "anabranch bf16", "anabranch int8"]
+    met = [name for name in names if any(name in net["milliseconds"] for net in run["nets"])]
+
+    def cell(row: Mapping[str, Any] | None) -> str:
+        return "" if row is None else f"{row['batch 1']['median']:.1f}"
+
+    rows = [[net["arch"], *(cell(net["milliseconds"].get(name)) for name in met)] for net in run["nets"]]
+    return _table(["net", *met], rows, texts=1) + _where(run, told="Median milliseconds for one picture")
 
 
 def _ratios(run: Mapping[str, Any]) -> str:
@@ -254,22 +267,23 @@ def _processor(machine: Mapping[str, Any]) -> str:
     )
 
 
-TABLES = {  # of each document
-    "deployment": {
+TABLES = {  # of each document, under the name of its file of measurements
+    "README.md": {"engines": speed_table},
+    "docs/deployment.md": {
         "engines": engines_table,
         "layers": layers_table,
         "formats": formats_table,
         "int8": int8_table,
         "folder": folder_table,
     },
-    "training": {"probe": probe_table, "training-speed": training_table, "training-cost": training_cost_table},
+    "docs/training.md": {"probe": probe_table, "training-speed": training_table, "training-cost": training_cost_table},
 }
 
 
 if __name__ == "__main__":
-    results, documents = map(Path, sys.argv[1:])
+    results, root = map(Path, sys.argv[1:])
     for name, tables in TABLES.items():
-        document = documents / f"{name}.md"
+        document = root / name
         text = document.read_text(encoding="utf-8")
         for place, table in tables.items():
             text = filled(text, place, told(results, place, table))

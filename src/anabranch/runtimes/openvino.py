@@ -147,15 +147,17 @@ def _held(folder: Path | None) -> Iterator[dict[str, str]]:
     its checksum is removed.
     """
     with ExitStack() as stack:
-        is_whole: bool | None = None
+        is_made = False
         if folder is not None:
-            with suppress(OSError):  # nothing is kept on a disk that is full
-                is_whole = _is_held_whole(folder, stack.enter_context((folder / ".lock").open("ab")))
-        if folder is None or is_whole is None:
+            try:
+                is_made = _is_held_whole(folder, stack.enter_context((folder / ".lock").open("ab")))
+            except OSError:  # nothing is kept on a disk that is full
+                folder = None
+        if folder is None:
             yield {}
             return
         yield {"CACHE_DIR": str(folder)}
-        if not is_whole:
+        if not is_made:
             for blob in folder.glob("*.blob"):
                 with suppress(OSError):  # without it, the graph is compiled anew the next time
                     _checksum_file(blob).write_bytes(_checksum(blob))
