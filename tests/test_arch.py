@@ -93,6 +93,9 @@ def test_an_unknown_name_is_answered_with_the_nearest_three() -> None:
         arch("resnext50_32x5d")
 
 
+HALVED = frozenset({Quirk.HALVED_REDUCE})
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
@@ -120,6 +123,8 @@ def test_an_unknown_name_is_answered_with_the_nearest_three() -> None:
         ({"splits": 4}, "splits = 4"),
         ({"block": "res2"}, "splits = 1"),
         ({"block": "basic", "groups": 32}, "groups, group_width = 32, 64"),
+        ({"groups": 32, "group_width": 3, "quirks": HALVED}, "groups, group_width = 32, 3 .* halved, parts into"),
+        ({"width": 1, "group_width": 64, "quirks": HALVED}, "groups, group_width = 1, 64 .* halved"),
     ],
 )
 def test_numbers_that_do_not_fit_are_named_with_their_value(wrong: dict[str, object], told: str) -> None:

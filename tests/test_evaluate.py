@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from anabranch.catalogue.classes import imagenet_1k
 from anabranch.errors import DatasetError, ImageError
-from anabranch.evaluate import average_precisions, evaluate, evaluate_multi_label, f1, match_classes
+from anabranch.evaluate import average_precisions, doubtful_match, evaluate, evaluate_multi_label, f1, match_classes
 from definitions import average_precision
 
 
@@ -95,6 +96,14 @@ def test_classes_are_matched_by_name_where_the_model_knows_them_all() -> None:
 def test_as_many_classes_of_other_names_are_matched_by_position() -> None:
     data = Set([0], [1], class_names=("n01", "n02"))
     assert match_classes(data, ("tench", "goldfish")) == ([0, 1], "position")
+
+
+def test_only_all_of_imagenet_is_matched_by_position_without_a_doubt() -> None:
+    """A folder of ten of its classes may be of Imagenette, and the model of something else."""
+    known = tuple(synset for synset, _ in imagenet_1k())
+    assert doubtful_match(known, tuple(map(str, range(1000))), "position") is None
+    assert "'n01440764' was taken for 'a'" in str(doubtful_match(known[:10], TEN, "position"))
+    assert doubtful_match(known[:10], TEN, "name") is None
 
 
 def test_imagenets_identifiers_are_the_names_of_its_words() -> None:

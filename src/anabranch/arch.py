@@ -97,6 +97,10 @@ class Arch:
             "1 and 64 in a basic block, which has no groups",
         )
         self._want(self.branch_width(0) >= 1, "group_width", "wide enough to leave a channel in stage 1")
+        if self.block == "bottleneck" and Quirk.HALVED_REDUCE in self.quirks:
+            halved = self.branch_width(0) // 2
+            fits = halved >= 1 and halved % self.groups == 0
+            self._want(fits, "groups, group_width", "such that stage 1's branch, halved, parts into the groups")
         self._want(
             self.branch_width(len(self.depths) - 1) * self.splits <= _WIDEST**2,
             "groups, group_width",

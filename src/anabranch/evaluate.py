@@ -8,7 +8,6 @@ not interpolated, unlike that of the VOC challenge and of detection.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +22,6 @@ from anabranch.errors import DatasetError
 from anabranch.images.labelled import Labelled
 from anabranch.runtimes.pipeline import Answer, Picture, answer
 from anabranch.runtimes.predictor import Predictor
-
-_SYNSET = re.compile(r"n\d{8}")  # WordNet's, in whose order every model of ImageNet answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +167,8 @@ def _answered(
 
 
 def doubtful_match(names: tuple[str, ...] | None, labels: tuple[str, ...], matched_by: str) -> str | None:
-    """What to tell of a set whose named classes were matched by position; synsets stand in every model's order."""
-    if matched_by == "name" or names is None or all(map(_SYNSET.fullmatch, names)):
+    """What to tell of a set whose named classes were matched by position; ImageNet's stand in every model's order."""
+    if matched_by == "name" or names is None or names == tuple(synset for synset, _ in imagenet_1k()):
         return None
     return (
         f"its classes are none of the model's: {names[0]!r} was taken for {labels[0]!r}, and so on by position; "

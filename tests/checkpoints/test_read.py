@@ -115,6 +115,17 @@ def test_a_name_that_no_file_can_have_is_told() -> None:
         read_checkpoint(Path("a\0b.pth"))
 
 
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_name_that_is_no_text_is_not_called_damage(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"r\udcff18.{suffix}"
+    tensors = {"weight": torch.ones(2)}
+    made = tmp_path / f"made.{suffix}"
+    torch.save(tensors, made) if suffix == "pth" else save_file(tensors, made)
+    made.rename(path)
+    with pytest.raises(CheckpointError, match="has a name that is no UTF-8; rename it"):
+        read_checkpoint(path)
+
+
 def test_a_folder_and_a_file_that_is_not_there_are_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a folder"):
         read_checkpoint(tmp_path)

@@ -40,7 +40,7 @@ def test_a_file_is_verified_by_what_is_published_of_its_hash(server, get, payloa
 
 def test_where_nothing_is_published_nothing_is_claimed(server, get) -> None:
     fetched = get(server.url())
-    assert fetched.verified == "not verified: nobody states its hash"
+    assert fetched.verified == "not verified: the catalogue states no hash"
     assert not fetched.is_verified
 
 

@@ -99,7 +99,7 @@ def test_a_mirrors_file_is_verified_as_any_other(get, mirror, payload, replaced)
 def test_a_mirrors_word_on_a_hash_is_not_the_hubs(server, get, payload, monkeypatch) -> None:
     monkeypatch.setenv("ANABRANCH_MIRROR", server.url("base"))
     server.answers = [server.whole(X_Linked_Etag=f'"{sha256(payload)}"')]
-    assert not get("hf:somebody/something").is_verified
+    assert get("hf:somebody/something").doubt == "ANABRANCH_MIRROR states no hash"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,15 @@ def test_a_mirror_that_is_no_place_is_refused(get, monkeypatch, base) -> None:
     monkeypatch.setenv("ANABRANCH_MIRROR", base)
     with pytest.raises(UsageError, match=f"ANABRANCH_MIRROR is '{re.escape(base)}'; it may be a folder"):
         get(ELSEWHERE)
+
+
+@pytest.mark.parametrize("base", ["http://user:secret@host/base", "https://secret@host", "http://u:secret@host:port/"])
+@pytest.mark.parametrize("variable", ["ANABRANCH_MIRROR", "HF_ENDPOINT"])
+def test_a_password_is_refused_and_not_shown(get, monkeypatch, variable, base) -> None:
+    monkeypatch.setenv(variable, base)
+    with pytest.raises(UsageError, match=f"{variable} holds a name or a password, which would not be sent") as caught:
+        get("hf:somebody/something")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("endpoint", ["http://[::1", "hub.invalid", "file:///hub"])
@@ -179,7 +188,7 @@ def test_a_file_that_is_not_what_the_hub_says_is_refused(server, get, payload, r
 def test_a_hub_that_says_nothing_of_a_hash_verifies_nothing(server, get, monkeypatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", server.url(""))
     server.answers = [server.whole(X_Linked_Etag='"4f2a"')]
-    assert not get("hf:somebody/something").is_verified
+    assert get("hf:somebody/something").verified == "not verified: the hub states no hash"
 
 
 def test_weights_that_lie_nowhere_are_told_apart(get) -> None:

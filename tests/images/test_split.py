@@ -130,6 +130,13 @@ def test_a_class_of_fewer_pictures_than_parts_is_in_the_largest_ones():
         assert set(part[data.labels == label].tolist()) == {1, 2}
 
 
+def test_a_part_that_no_class_is_large_enough_for_is_named_and_nothing_is_left(tmp_path):
+    data = many(4)
+    with pytest.raises(DatasetError, match="no picture would be in test: each class is too small for so many parts"):
+        split(data, tmp_path / "out", shares={"train": 0.8, "val": 0.15, "test": 0.05})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_class_with_one_picture_is_named():
     data = named(["a/1.png", "a/2.png", "b/3.png"], [0, 0, 1], ("a", "b"))
     with pytest.raises(DatasetError, match=r"class 'b' has one picture, b/3\.png, which cannot be in two parts"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 
@@ -64,6 +65,21 @@ def test_names_that_are_too_long_for_old_tars_are_read(tmp_path, form):
     assert read_part(opened, offset=contents.offsets[0], num_bytes=contents.sizes[0]) == PICTURE
 
 
+def test_what_belongs_to_no_sample_is_passed_over(tmp_path):
+    members = {"README.md": b"hello", "LICENSE": b"", "0.png": PICTURE, "0.cls": b"1", "0.txt": b"a", "all.json": b"{}"}
+    assert labels(tar(tmp_path / "a.tar", members)) == [1]
+
+
+@pytest.mark.parametrize("form", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_name_that_is_said_to_be_without_end_is_damage(tmp_path, form):
+    path = tar(tmp_path / "a.tar", {"0.png": PICTURE, "0.cls": b"1"})
+    forged = tarfile.TarInfo("././@LongLink")
+    forged.type, forged.size = form, 1 << 50
+    path.write_bytes(forged.tobuf(tarfile.GNU_FORMAT) + path.read_bytes())
+    with pytest.raises(DatasetError, match=r"a\.tar: not a plain tar that is whole"):
+        open_tar(path)
+
+
 def test_a_tar_that_is_another_by_now_is_not_read(shard):
     opened, _ = open_tar(shard)
     tar(shard, {"y.png": PICTURE, "y.cls": b"0"})
@@ -88,7 +104,8 @@ def test_a_tar_that_is_another_by_now_is_not_read(shard):
         ({"0.png": kind("0.png", tarfile.SYMTYPE, "/etc/passwd"), "0.cls": b"1"}, "'0.png' is a link or no file"),
         ({"0.png": kind("0.png", tarfile.LNKTYPE, "1.png"), "0.cls": b"1"}, "'0.png' is a link or no file"),
         ({"0.png": kind("0.png", tarfile.CHRTYPE), "0.cls": b"1"}, "'0.png' is a link or no file"),
-        ({"README": b"hello"}, "holds no pictures"),
+        ({"README": b"hello", "README.md": b"hello", "dataset.json": b"{}"}, "holds no pictures"),
+        ({"0.heic": PICTURE, "0.json": b'{"label": 1}'}, "'0' has no picture"),
     ],
 )
 def test_a_shard_with_something_odd_is_refused_by_name(tmp_path, members, said):
@@ -164,6 +181,9 @@ def test_an_index_of_another_file_is_made_anew(shard):
         lambda held: held.replace(b'"labels": [1, 0]', b'"labels": "10"'),
         lambda held: held.replace(b'"sizes": [', b'"sizes": [9999999'),
         lambda held: held.replace(b'"names"', b'"title"'),
+        lambda held: re.sub(rb'"names": \[.*?\]', b'"names": 5', held),
+        lambda held: re.sub(rb'"names": \[.*?\]', b'"names": "ab"', held),
+        lambda held: held.replace(b'"labels": [1, 0]', b'"labels": [1, 1180591620717411303424]'),
     ],
 )
 def test_a_damaged_index_is_made_anew(shard, damage):

@@ -633,6 +633,7 @@ def test_a_run_that_is_told_to_end_keeps_the_step_at_hand(tiny: Path, tmp_path: 
         ("SIGINT SIGINT", "", -signal.SIGINT, False),  # the second Ctrl-C does not wait for the step
         ("SIGINT", "", -signal.SIGINT, True),
         ("SIGTERM", "", -signal.SIGTERM, True),  # as it ends a program by default
+        ("SIGHUP", "", -signal.SIGHUP, True),
         ("SIGINT", "ignored", 0, True),  # as in the background of a script, where the run goes on to its end
     ],
 )

@@ -410,6 +410,8 @@ def test_both_engines_answer_alike(anabranch, packed, photos, engine) -> None:
         (["--engine", "openvin", "PHOTO"], "the nearest is openvino"),
         (["--precision", "f64", "PHOTO"], "does not compute in 'f64'"),
         (["-m", "resnext50_32x5d", "PHOTO"], "resnext50_32x4d"),
+        (["--streams", "0", "PHOTO"], "streams = 0 does not fit"),
+        (["-m", "seresnet18d_paddle.paddle_in1k", "--streams", "0", "PHOTO"], "streams = 0 does not fit"),
         (["-m", "nowhere.safetensors", "PHOTO"], "nowhere.safetensors: no such file or folder"),
         (["--csv", "no/such/folder/x.csv", "PHOTO"], "no/such/folder/x.csv: cannot be written"),
         (["--csv", f"{__file__}/x.csv", "PHOTO"], "x.csv: cannot be written"),

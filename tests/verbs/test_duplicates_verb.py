@@ -72,6 +72,20 @@ def test_two_sets_that_share_pictures_give_status_1_and_a_sentence(sets, capsys)
     assert "1 pair of hashes that nearly agree" in told
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--json", "--csv", "-"], "--json and --csv - would both write to standard output"),
+        (["--other-labels", "nowhere.txt"], "--other-labels are those of a second set"),
+        (["--exact", "--radius", "4"], "--exact looks for equal pixels alone, which have no --radius"),
+    ],
+)
+def test_words_that_do_not_go_together_are_refused(anabranch, sets, words, message):
+    done = anabranch("duplicates", sets / "train", *words)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"error: {message}")
+
+
 def test_two_sets_that_share_nothing_give_status_0(sets, capsys):
     assert compared(sets, "train", "val") == 0
     assert capsys.readouterr().out == "the sets share no pictures: none of 3 is among the second set's 1\n"

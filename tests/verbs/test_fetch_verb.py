@@ -134,7 +134,7 @@ def test_what_nobody_vouches_for_cannot_be_verified_and_the_others_are(anabranch
     done = anabranch("fetch", LONE, ONE, "--verify")
     assert done.status == 1
     assert done.err.startswith(
-        f"error: {LONE}: cannot be verified, for nobody states its hash; it is as it was kept on "
+        f"error: {LONE}: cannot be verified, for the catalogue states no hash; it is as it was kept on "
     )
     assert done.err.endswith(
         f"compare its SHA-256, {hashlib.sha256(LONE.encode()).hexdigest()}, with one that you trust\n"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anabranch.artefact import is_text
 from anabranch.checkpoints.containers import innermost, without_prefixes
 from anabranch.checkpoints.mapped import Archive, mapped
 from anabranch.checkpoints.paddle_file import read_paddle, tensors
@@ -78,6 +79,8 @@ def read_checkpoint(path: Path, *, ema: bool = False) -> Held:
 
 def _read(path: Path, *, ema: bool) -> Held:
     kind = _kind(path)
+    if not is_text(path):  # neither torch nor safetensors opens it
+        raise Unreadable("has a name that is no UTF-8; rename it")
     file_bytes = path.stat().st_size
     about = None
     if kind == "safetensors":

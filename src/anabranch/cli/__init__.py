@@ -34,21 +34,24 @@ for _command in (
     app.add_command(_command)
 
 
-def _end(*_: object) -> None:
+def _end(number: int, _: object) -> None:
     """What is half written is taken away, which a second signal does not stop."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(143)
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def main() -> None:
-    """Entry point. Exit status 0; 1: it failed; 2: it was asked wrongly; 130: interrupted; 143: ended."""
+    """Entry point. Exit status 0; 1: it failed; 2: it was asked wrongly; 130: interrupted; 129, 143: ended."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who called, with `>&-`
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
-    signal.signal(signal.SIGTERM, _end)
+    for name in ("SIGTERM", "SIGHUP"):  # the second where a terminal is closed, and not on Windows
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # and not by nohup
+            signal.signal(number, _end)
     try:
         sys.exit(app(standalone_mode=False))
     except Error as error:

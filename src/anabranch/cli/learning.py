@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from anabranch.cli.options import json_option
+from anabranch.errors import UsageError
 
 
 @click.command()
@@ -99,9 +100,7 @@ def split(
 @click.option("--other-split", help="Of OTHER, or of DATA where no OTHER is given.")
 @click.option("--labels", metavar="FILE", help="The labels of a flat DATA, if known: lines of 'picture label'.")
 @click.option("--other-labels", metavar="FILE", help="The labels of a flat OTHER.")
-@click.option(
-    "--radius", type=click.IntRange(0, 8), default=4, show_default=True, help="Bits in which alike ones differ."
-)
+@click.option("--radius", type=click.IntRange(0, 8), help="Bits in which alike ones differ.  [default: 4]")
 @click.option("--exact", is_flag=True, help="Only pictures that are equal pixel for pixel.")
 @click.option(
     "--csv", "csv_file", metavar="FILE", help="Write a row for each such picture to FILE; - for standard output."
@@ -114,7 +113,7 @@ def duplicates(
     other_split: str | None,
     labels: str | None,
     other_labels: str | None,
-    radius: int,
+    radius: int | None,
     exact: bool,
     csv_file: str | None,
     json: bool,
@@ -125,6 +124,8 @@ def duplicates(
     """
     from anabranch.verbs import duplicates
 
+    if exact and radius is not None:
+        raise UsageError("--exact looks for equal pixels alone, which have no --radius; give one of them")
     return duplicates.run(
         data,
         other,
@@ -132,7 +133,7 @@ def duplicates(
         other_split=other_split,
         labels=labels,
         other_labels=other_labels,
-        radius=None if exact else radius,
+        radius=None if exact else 4 if radius is None else radius,
         json=json,
         csv_file=csv_file,
     )

@@ -53,7 +53,7 @@ def show(name: str, json: bool) -> None:
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option(
-    "--verify", is_flag=True, help="Compute the hash of a file that is there again; fail where nobody states it."
+    "--verify", is_flag=True, help="Compute the hash of a file that is there again; fail where none is stated."
 )
 @json_option
 def fetch(names: tuple[str, ...], verify: bool, json: bool) -> int:

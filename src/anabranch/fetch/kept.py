@@ -36,7 +36,12 @@ class Fetched:
 
     @property
     def is_verified(self) -> bool:
-        return not self.verified.startswith(_NOT_VERIFIED)
+        return self.doubt is None
+
+    @property
+    def doubt(self) -> str | None:
+        """Why it is not verified, in words, if so."""
+        return self.verified.partition(": ")[2] if self.verified.startswith(_NOT_VERIFIED) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +54,7 @@ class Expected:
     def verified(self) -> str:
         """In words what a file that agrees has been verified against."""
         if self.sha256 is None:
-            return f"{_NOT_VERIFIED}: nobody states its hash"
+            return f"{_NOT_VERIFIED}: {self.by} states no hash"
         digits = "is" if len(self.sha256) == 64 else f"begins with {self.sha256},"
         return f"SHA-256 {digits} as {self.by} states"
 

@@ -104,6 +104,11 @@ def _web_folder(variable: str, told: str) -> str:
 
 def _address(variable: str, told: str, *, hosts: Collection[str] | None = None) -> SplitResult:
     """Raises UsageError unless it is the address of a folder, at one of the `hosts` or at any that has a name."""
+    if "@" in told.partition("://")[2].partition("/")[0]:
+        raise UsageError(
+            f"{variable} holds a name or a password, which would not be sent; fetch the files with a tool that sends "
+            f"it, and let {MIRROR} name their folder"
+        )
     try:
         address = urlsplit(told)
         known_host = bool(address.hostname) if hosts is None else address.netloc in hosts

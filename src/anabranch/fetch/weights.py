@@ -106,7 +106,8 @@ def _has_begun(folder: Path, place: str | Path, file: Published) -> bool:
 def _brought(place: str | Path, file: Published, path: Path, report: Report, patience: Patience) -> Fetched:
     """The file from this place under its final name. Raises Unobtainable, FetchError."""
     part = _part(path.parent, file)
-    expected = Expected(by="the catalogue", sha256=file.sha256)
+    by = "the catalogue" if not file.on_hub else "the hub" if mirror() is None else MIRROR
+    expected = Expected(by=by, sha256=file.sha256)
     if isinstance(place, Path):
         copy(place, part, report=report)
         url = place.absolute().as_uri()
@@ -114,7 +115,7 @@ def _brought(place: str | Path, file: Published, path: Path, report: Report, pat
         stated = download(place, part, needs_length=file.sha256 is None, patience=patience, report=report)
         url = place
         if file.on_hub and mirror() is None:
-            expected = Expected(by="the hub", sha256=stated.linked_sha256)
+            expected = Expected(by=by, sha256=stated.linked_sha256)
     size_bytes = part.stat().st_size
     report(Progress(doing="checking", done_bytes=size_bytes, total_bytes=size_bytes))
     return keep(part, expected, path=path, url=url)

@@ -41,8 +41,8 @@ def read_rows(path: Path) -> Rows:
         if is_csv and _BETWEEN in label:
             raise DatasetError(
                 f"{path}: line {line}: {label!r} holds {_BETWEEN!r}, which stands between several labels of one "
-                "picture, and one label a picture was asked for; say data.multi_label = true in a recipe, or "
-                "multi_label=True in Python, or mend the line"
+                "picture, and one label a picture is wanted here: several are for a model that gives several, as "
+                "data.multi_label = true in a recipe trains it, and for multi_label=True in Python"
             )
         paths.append(picture)
         labels.append(label)

@@ -36,7 +36,8 @@ def split(
 
     shares: of the pictures, by the part's name; their sum is 1. together: (N,) a number for each picture; those of one
     number go to one part, as near-duplicates must. `out` must not exist or be empty, and is whole or not there. Gives
-    each part's list. Raises UsageError, and DatasetError for a class that cannot be in more than one part.
+    each part's list. Raises UsageError, and DatasetError for a class that cannot be in more than one part, and for a
+    part that would be empty.
     """
     _check_shares(shares)
     if not isinstance(data, LabelledFiles):
@@ -44,6 +45,9 @@ def split(
     if data.targets is not None:
         raise DatasetError(f"{out}: pictures of several labels each are not parted here: no class would be whole")
     part_of = parts(data, list(shares.values()), seed=seed, together=together)
+    for name, count in zip(shares, np.bincount(part_of, minlength=len(shares)).tolist(), strict=True):
+        if not count:
+            raise DatasetError(f"no picture would be in {name}: each class is too small for so many parts; name fewer")
     place = os.path.realpath(out)
     with new_folder(out) as staging:
         for number, name in enumerate(shares):

@@ -91,11 +91,11 @@ def _listed(file: BufferedReader, tar: Tar) -> Contents:
         if parted is None or member.name.endswith("__"):
             continue
         key, suffix = parted[1], parted[2].lower()
-        seen[key] = None
         if f".{suffix}" in PICTURE_SUFFIXES:
             if key in pictures:
                 raise DatasetError(f"{_said(tar, member.name)} is a second picture of {shown(key)!r}")
             pictures[key] = (member.name, member.offset_data, member.size)
+            seen[key] = None
         elif suffix == "cls" or (suffix == "json" and key not in labels):
             file.seek(member.offset_data)
             label = _label(file.read(min(member.size, _MAX_LABEL_BYTES)), suffix)
@@ -103,6 +103,7 @@ def _listed(file: BufferedReader, tar: Tar) -> Contents:
                 raise DatasetError(f"{_said(tar, member.name)} is not a whole number from 0 on")
             if label is not None:
                 labels[key] = label
+                seen[key] = None
     if not seen:
         raise DatasetError(f"{tar.path}: holds no pictures")
     for key in seen:
@@ -126,10 +127,10 @@ def _members(file: BufferedReader, tar: Tar) -> Iterator[tarfile.TarInfo]:
                 if not member.isdir():
                     yield member
             _check_end(file, archive.offset, tar)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:  # the last of a name without end
+        why = str(error) or type(error).__name__
         raise DatasetError(
-            f"{tar.path}: not a plain tar that is whole: {error}; copy or make it again, or unpack it where it is "
-            "compressed"
+            f"{tar.path}: not a plain tar that is whole: {why}; copy or make it again, or unpack it if it is compressed"
         ) from None
 
 
@@ -183,12 +184,16 @@ def _kept(tar: Tar) -> Contents | None:
     try:
         held: Any = json.loads(_beside(tar).read_bytes())
         contents = Contents(**held["contents"])
+        if held["of"] != _identity(tar):
+            return None
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
-    if held.get("of") != _identity(tar) or len({len(column) for column in contents}) != 1 or not contents.names:
+    if not all(isinstance(column, list) for column in contents) or len({len(column) for column in contents}) != 1:
         return None
     numbers = [contents.offsets, contents.sizes, contents.labels]
-    if not all(type(number) is int and number >= 0 for column in numbers for number in column):
+    if not contents.names or not all(type(number) is int and number >= 0 for column in numbers for number in column):
+        return None
+    if max(contents.labels) >= 10**_MOST_DIGITS:
         return None
     fits = max(map(sum, zip(contents.offsets, contents.sizes, strict=True))) <= tar.size_bytes
     return contents if fits and all(type(name) is str for name in contents.names) else None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn, Self
 
 from anabranch.errors import UsageError
 
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+_ENDING = [  # the last where a terminal is closed, and not on Windows
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 def variable_number(variable: str, default: int) -> int:
@@ -71,7 +73,8 @@ class Stopping:
         elif not self.asked:
             self.asked, self._number = True, number
             if self._says:
-                os.write(2, f"\n{self._says}\n".encode())  # print might be interrupted within itself
+                with suppress(OSError):  # of a terminal that is gone
+                    os.write(2, f"\n{self._says}\n".encode())  # print might be interrupted within itself
 
     def _end(self, number: int | None, frame: FrameType | None) -> NoReturn:
         before = None if number is None else self._before.get(number)

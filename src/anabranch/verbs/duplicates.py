@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from anabranch.disk import replacing_file
+from anabranch.errors import UsageError
 from anabranch.images.duplicates import Found, Group, find_duplicates
 from anabranch.images.labelled import Labelled, open_labelled, open_pictures
 from anabranch.images.lists import holds_several
@@ -36,6 +37,10 @@ def run(
     `other_split` without `other` compares two splits of one folder. radius: None for equal pixels alone. csv_file:
     where every match is written, "-" for standard output in place of the text.
     """
+    if json and csv_file == "-":
+        raise UsageError("--json and --csv - would both write to standard output; give --csv a file")
+    if other is None and other_split is None and other_labels is not None:
+        raise UsageError("--other-labels are those of a second set; give OTHER, or --other-split")
     first = _open(data, split, labels)
     two = other is not None or other_split is not None
     second = _open(other or data, other_split, other_labels) if two else None

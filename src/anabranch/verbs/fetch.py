@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from anabranch.catalogue.facts import Weights
+from anabranch.catalogue.facts import HUB, Weights
 from anabranch.catalogue.find import find, weights_of
 from anabranch.errors import UsageError
 from anabranch.fetch import Fetched, FetchError, Progress, Report, fetch
+from anabranch.fetch.places import MIRROR
 from anabranch.screen import bold, print_json
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def run(names: Sequence[str], *, verify: bool, json: bool) -> int:
         row = _as_json(weights, fetched)
         rows.append(row)
         if verify and not fetched.is_verified:
-            row["error"] = _unverified(fetched)
+            row["error"] = _unverified(weights, fetched)
             print(f"error: {weights.name}: {row['error']}", file=sys.stderr)
             status = 1
         if not json:
@@ -102,10 +103,12 @@ def _columns() -> list[ProgressColumn]:
     ]
 
 
-def _unverified(fetched: Fetched) -> str:
+def _unverified(weights: Weights, fetched: Fetched) -> str:
+    elsewhere = any(url.startswith(HUB) or weights.sha256_of(url) for url in weights.urls)
+    otherwise = f", or remove {fetched.path} and fetch it without {MIRROR}" if elsewhere else ""
     return (
-        f"cannot be verified, for nobody states its hash; it is as it was kept on {fetched.date[:10]}; "
-        f"compare its SHA-256, {fetched.sha256}, with one that you trust"
+        f"cannot be verified, for {fetched.doubt}; it is as it was kept on {fetched.date[:10]}; "
+        f"compare its SHA-256, {fetched.sha256}, with one that you trust{otherwise}"
     )
 
 

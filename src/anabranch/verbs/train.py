@@ -66,7 +66,7 @@ def run(
         says = "stopping after this step; Ctrl-C again ends at once" if leads and processes == 1 else ""
         with screen as report, Stopping(says) as stopping:
             result = train(recipe, folder, resume=resume, report=report, locate=_located, stopping=stopping)
-    except (KeyboardInterrupt, SystemExit):  # by SIGINT or SIGTERM
+    except (KeyboardInterrupt, SystemExit):  # by SIGINT, SIGTERM or SIGHUP
         if leads:
             kept = f"{last} is kept, --resume goes on from there" if last.exists() else "nothing is kept yet"
             print(f"stopped: {kept}", file=sys.stderr)
