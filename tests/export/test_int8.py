@@ -9,15 +9,22 @@ import numpy as np
 import onnx
 import openvino
 import pytest
+import torch
 from onnx.numpy_helper import to_array
 from onnx.reference import ReferenceEvaluator
 
+from anabranch.arch import Arch
 from anabranch.engines import openvino_core
+from anabranch.export.graph import PixelsToLogits
 from anabranch.export.int8 import prepare, write_int8
+from anabranch.export.onnx import write_onnx
 from anabranch.export.openvino import write_openvino
+from anabranch.images.preprocess import Preprocess
+from anabranch.nets.net import build
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
+RES2 = Arch(depths=(2, 2), block="res2", groups=2, group_width=32, splits=4, squeeze=16)
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (40, 1, 1, 3))
 PIXELS = np.clip(COLOURS + RNG.normal(0, 40, (40, 33, 33, 3)), 0, 255).astype(np.uint8)
@@ -135,6 +142,29 @@ def test_each_logit_is_as_high_in_the_mean_as_in_f32(packed, tmp_path, symmetric
     wanted = answers(packed.folder / "f32.onnx", SHOWN)
     wrong = answers(tmp_path / "int8.onnx", SHOWN, in_floats=symmetric) - wanted
     assert np.abs(wrong.mean(0)).max() < 0.02 * np.abs(wrong).mean()
+
+
+@pytest.mark.parametrize("arch", [Arch(depths=(2, 2), width=8), RES2], ids=["bottleneck", "res2"])
+def test_channels_that_training_has_all_but_switched_off_are_worth_their_bias(shake, tmp_path, arch) -> None:
+    """Of weights so small, in levels so small, the bias would take more levels than 32 bits hold."""
+
+    def errors(gamma: float) -> np.ndarray:
+        """Of both engines, of a net in which every third channel of each norm is as small."""
+        torch.manual_seed(0)
+        net = shake(build(arch, num_classes=5))
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.data[::3] = gamma
+        write_onnx(PixelsToLogits(net, Preprocess(crop_px=33, resize_px=33)), tmp_path / "f32.onnx", size_px=33)
+        write_int8(tmp_path / "f32.onnx", tmp_path / "int8.onnx", SHOWN)
+        write_openvino(tmp_path / "int8.onnx", tmp_path / "int8.xml", stored="int8")
+        wanted = answers(tmp_path / "f32.onnx", ASKED)
+        given = answers(tmp_path / "int8.onnx", ASKED), openvinos(tmp_path / "int8.xml")({"pixels": ASKED})["logits"]
+        return np.array([apart(each, wanted) for each in given])
+
+    off = errors(0.0)
+    for gamma in (1e-6, 1e-12):
+        assert (errors(gamma) < 1.2 * off).all()
 
 
 def test_logits_are_not_rounded(packed, written) -> None:

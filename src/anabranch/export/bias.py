@@ -20,6 +20,7 @@ from anabranch.export.onnx import OUTPUT
 
 _LINEAR = ("Conv", "Gemm")
 PICTURES = 128
+_MOST_LEVELS = 1 << 30  # of a bias; half of what 32 bits hold
 
 Array = NDArray[Any]
 
@@ -74,9 +75,11 @@ def correct_biases(f32: Path, quantised: Path, pixels: NDArray[np.uint8], *, sym
             means[name].add(values, len(pixels))
     for name, node in rounded.biased.items():
         mean, twin = means[taken[name].input[0]], exact.biased[name]
+        bias = exact.array(twin.input[2]).astype(np.float64)
+        _make_room(rounded, node, bias, exact.array(twin.input[1]))
         wanted = _output(exact, twin, mean.exact, exact.array(twin.input[1]))
         met = _output(exact, twin, mean.rounded, _floats(rounded, node.input[1]))
-        _add(rounded, node.input[2], wanted - met)
+        _write_bias(rounded, node.input[2], bias + wanted - met)
     onnx.save(rounded.model, quantised)
     centre_logits(quantised, logits, pixels, fused=not symmetric)
 
@@ -86,7 +89,9 @@ def centre_logits(quantised: Path, wanted: Array, pixels: NDArray[np.uint8], *, 
     graph = _Graph(quantised)
     last = graph.made_by[OUTPUT]
     if last.name in graph.biased:
-        _add(graph, last.input[2], wanted - mean_logits(quantised, pixels, fused=fused))
+        name, met = last.input[2], mean_logits(quantised, pixels, fused=fused)
+        bias = graph.array(name) if name in graph.constants else _floats(graph, name)
+        _write_bias(graph, name, bias + (wanted - met))
         onnx.save(graph.model, quantised)
 
 
@@ -118,15 +123,45 @@ def _output(exact: _Graph, node: onnx.NodeProto, mean: Array, weight: Array) -> 
 def _floats(graph: _Graph, name: str) -> NDArray[np.float32]:
     """A tensor behind DequantizeLinear, of one scale or one for each channel of its first axis."""
     levels, scale, zero = (graph.array(each) for each in graph.made_by[name].input)
-    across = (-1, *[1] * (levels.ndim - 1)) if scale.ndim else ()
-    return (levels.astype(np.float32) - zero.reshape(across)) * scale.reshape(across)
+    return (levels.astype(np.float32) - _across(zero, levels)) * _across(scale, levels)
 
 
-def _add(graph: _Graph, name: str, amounts: NDArray[np.float64]) -> None:
-    """To a bias in floats, or in the levels of its scale."""
+def _across(each: Array, levels: Array) -> Array:
+    """One number, or one for each channel, as it is taken with the levels."""
+    return each.reshape(-1, *[1] * (levels.ndim - 1)) if each.ndim else each
+
+
+def _make_room(graph: _Graph, node: onnx.NodeProto, bias: NDArray[np.floating], weight: Array) -> None:
+    """Coarser weights for channels whose bias would have levels beyond 32 bits, and so is as good as all of the output.
+
+    A level of the bias is the product of an input's and a weight's, and as small as the channel's largest weight. What
+    the weights add needs room too.
+    """
+    if node.input[2] in graph.constants:
+        return
+    _, bias_scale, _ = graph.made_by[node.input[2]].input
+    weight_levels, weight_scale, weight_zero = graph.made_by[node.input[1]].input
+    coarser = np.maximum(1, np.abs(bias) / (graph.array(bias_scale).astype(np.float64) * _MOST_LEVELS))
+    if (coarser == 1).all():
+        return
+    old = graph.array(weight_scale)
+    for name in (bias_scale, weight_scale):
+        scale = graph.array(name) * (coarser if old.ndim else coarser.max())
+        _replace(graph, name, scale.astype(np.float32))
+    levels, scale = graph.array(weight_levels), graph.array(weight_scale)
+    limits = np.iinfo(levels.dtype)
+    rounded = np.rint(weight / _across(scale, levels)) + _across(graph.array(weight_zero), levels)
+    _replace(graph, weight_levels, np.clip(rounded, limits.min, limits.max).astype(levels.dtype))
+
+
+def _write_bias(graph: _Graph, name: str, bias: NDArray[np.floating]) -> None:
+    """In floats, or in the levels of its scale."""
     if name in graph.constants:
-        changed = (graph.array(name) + amounts).astype(np.float32)
+        _replace(graph, name, bias.astype(np.float32))
     else:
         name, scale, _ = graph.made_by[name].input
-        changed = (graph.array(name) + np.rint(amounts / graph.array(scale))).astype(np.int32)
-    graph.constants[name].CopyFrom(numpy_helper.from_array(changed, name))
+        _replace(graph, name, np.rint(bias / graph.array(scale)).astype(np.int32))
+
+
+def _replace(graph: _Graph, name: str, array: Array) -> None:
+    graph.constants[name].CopyFrom(numpy_helper.from_array(array, name))

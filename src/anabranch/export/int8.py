@@ -6,7 +6,10 @@ ONNX Runtime's static quantisation. OpenVINO's files are made from the same grap
 from __future__ import annotations
 
 import importlib
+import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -38,24 +41,40 @@ def write_int8(f32: Path, path: Path, pixels: NDArray[np.uint8], *, symmetric: b
         }
         ranges = quantization.calibrate.TensorsData(quantization.CalibrationMethod.MinMax, found)
         quantization.calibrate.save_tensors_data(ranges, Path(scratch) / "ranges.json")
-        quantization.quantize_static(
-            prepared,
-            path,
-            calibration_cache_path=Path(scratch) / "ranges.json",
-            per_channel=True,
-            reduce_range=not symmetric,
-            activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            extra_options={
-                "OpTypesToExcludeOutputQuantization": ["Gemm"],
-                **({"ActivationSymmetric": True, "QuantizeBias": False} if symmetric else {}),
-            },
-        )
+        with _no_word_of_biases():
+            quantization.quantize_static(
+                prepared,
+                path,
+                calibration_cache_path=Path(scratch) / "ranges.json",
+                per_channel=True,
+                reduce_range=not symmetric,
+                activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                extra_options={
+                    "OpTypesToExcludeOutputQuantization": ["Gemm"],
+                    **({"ActivationSymmetric": True, "QuantizeBias": False} if symmetric else {}),
+                },
+            )
         _forget_unused_domains(path)
         correct_biases(prepared, path, pixels, symmetric=symmetric)
     if not symmetric:
         widen_groups(path)
     return [path.name]
+
+
+@contextmanager
+def _no_word_of_biases() -> Iterator[None]:
+    """ONNX Runtime warns of biases whose levels 32 bits do not hold, for which `correct_biases` makes room."""
+
+    def is_another(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Quantized bias")
+
+    root = logging.getLogger()
+    root.addFilter(is_another)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_another)
 
 
 def _forget_unused_domains(path: Path) -> None:
