@@ -127,6 +127,14 @@ def test_classes_in_another_order_are_matched_by_name(packed, photos):
     assert (met.agreement.max_abs, met.flips) == (0, ())
 
 
+def test_classes_of_one_name_are_told_apart_by_their_place(packed, photos):
+    reference = open_model(packed.folder)
+    doubled = ("crane", "crane", *reference.card.labels[2:])
+    ours = answering(reference, lambda logits: logits[:, [1, 0, 2, 3, 4]], labels=doubled)
+    met = compare(ours, answering(reference, np.copy, labels=doubled), photos)
+    assert met.agreement.top1_flips == len(met.flips)
+
+
 def test_models_of_other_classes_are_refused(packed, photos):
     reference = open_model(packed.folder)
     other = answering(reference, np.copy, labels=("x", *reference.card.labels[1:]))

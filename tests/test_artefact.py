@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -213,6 +214,40 @@ def test_a_folder_of_other_things_is_never_replaced(tmp_path):
     with pytest.raises(ArtefactError, match="something that is not an artefact"), replacing(tmp_path, overwrite=True):
         pytest.fail("the block must not run")
     assert (tmp_path / "holiday.jpg").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "mine/net.safetensors"])
+def test_what_somebody_keeps_in_an_artefact_is_not_lost(folder, name):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("precious")
+    told = f"holds {name.split('/')[0]}, which is no part of an artefact and would be lost"
+    with pytest.raises(ArtefactError, match=told), replacing(folder, overwrite=True):
+        pytest.fail("the block must not run")
+    assert (folder / name).read_text() == "precious"
+
+
+@pytest.mark.parametrize("card", ['{"deck": "of cards"}', "[]", '{"graphs": {"onnx": 1}}', "{"])
+def test_a_card_of_something_else_is_no_artefacts(tmp_path, card):
+    (tmp_path / "card.json").write_text(card)
+    with pytest.raises(ArtefactError, match=r"holds card\.json, which is no part"), replacing(tmp_path, overwrite=True):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "card.json").read_text() == card
+
+
+def test_a_newer_artefact_gives_way_with_its_servers_repositories(folder):
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "card_version": 99, "new": None}))
+    (folder / "deploy/triton").mkdir(parents=True)
+    with replacing(folder, overwrite=True) as staging:
+        (staging / "card.json").write_text("new")
+    assert [path.name for path in folder.iterdir()] == ["card.json"]
+
+
+def test_a_name_that_is_no_text_is_not_written(packed, tmp_path):
+    card = replace(read_card(packed.folder), pictures="1,000 pictures of p\udcff")
+    with pytest.raises(ArtefactError, match=r"the card cannot hold .*p.udcff.*, which is no UTF-8"):
+        write_card(tmp_path, card)
+    assert not (tmp_path / "card.json").exists()
 
 
 def test_a_file_is_never_replaced(tmp_path):

@@ -135,6 +135,35 @@ def test_what_lay_there_is_replaced_and_a_failure_leaves_it(folder, monkeypatch)
     assert not (repository / "left").exists()
 
 
+def test_a_link_within_the_artefact_is_followed_and_one_that_leads_out_refused(folder, tmp_path):
+    (folder / "blobs").mkdir()
+    (folder / "f32.onnx").rename(folder / "blobs/x")
+    (folder / "f32.onnx").symlink_to("blobs/x")
+    (repository,) = write_repositories(folder, ["triton"])
+    linked = repository / "tiny.random/1/f32.onnx"
+    assert not linked.is_symlink()
+    assert os.path.samefile(linked, folder / "blobs/x")
+    (folder / "blobs/x").rename(tmp_path / "x")
+    (folder / "blobs/x").symlink_to(tmp_path / "x")
+    with pytest.raises(ArtefactError, match=r"f32\.onnx leads out of the artefact"):
+        write_repositories(folder, ["triton"])
+    assert os.path.samefile(linked, tmp_path / "x"), "what lay there stays"
+    (folder / "f32.onnx").unlink()
+    with pytest.raises(ArtefactError, match=r"is incomplete: f32\.onnx is missing"):
+        write_repositories(folder, ["triton"])
+
+
+@pytest.mark.parametrize(("precisions", "computed"), [(["f32", "bf16"], "f32"), (["bf16"], "bf16")])
+def test_the_model_server_computes_in_what_was_measured(folder, precisions, computed):
+    card = json.loads((folder / "card.json").read_text())
+    met = card["agreement"]["openvino"]["f32"]
+    card["agreement"]["openvino"] = dict.fromkeys(precisions, met)
+    (folder / "card.json").write_text(json.dumps(card))
+    (repository,) = write_repositories(folder, ["ovms"])
+    (model,) = json.loads((repository / "config.json").read_text())["model_config_list"]
+    assert model["config"]["plugin_config"]["INFERENCE_PRECISION_HINT"] == computed
+
+
 def test_where_nothing_can_be_written_that_is_said(folder):
     (folder / "deploy").touch()
     with pytest.raises(ArtefactError, match="triton cannot be written: Not a directory"):

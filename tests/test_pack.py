@@ -30,6 +30,8 @@ GIVEN = {
     "licence": "CC0-1.0",
 }
 
+PIXELS = np.random.default_rng(0).integers(0, 256, (32, 33, 33, 3), dtype=np.uint8)
+
 
 @pytest.fixture
 def exported(packed, monkeypatch):
@@ -262,6 +264,21 @@ def test_int8_that_misses_the_share_keeps_its_sums_in_floats(shake, tmp_path, mo
 def test_int8_is_not_measured_on_pictures_that_nobody_would_ask_about(net, tmp_path):
     with pytest.raises(UsageError, match="int8 is calibrated by real pictures, and measured on others; give some"):
         pack(net, tmp_path / "a", **GIVEN, precisions=["int8"])
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        ({"calibration": PIXELS[:, 1:]}, r"pictures\.calibration is uint8 \(.*\); uint8 \(N, 33, 33, 3\) is wanted"),
+        ({"calibration": PIXELS[:0]}, r"pictures\.calibration is uint8 \(0, 33, 33, 3\)"),
+        ({"measured": PIXELS.astype(np.float32)}, r"pictures\.measured is float32"),
+        ({"truth": np.zeros(3, np.int64)}, r"pictures\.truth has 3 classes for"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(net, tmp_path, odd, message):
+    pictures = Pictures("some", PIXELS, calibration=PIXELS)._replace(**odd)
+    with pytest.raises(UsageError, match=message):
+        pack(net, tmp_path / "a", **GIVEN, precisions=["int8"], pictures=pictures)
 
 
 def test_int8_without_onnxruntime_names_the_extra(net, tmp_path, monkeypatch):

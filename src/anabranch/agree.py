@@ -53,7 +53,7 @@ def compare(
             continue
         one = agreement(our.logits[None, index_of], their.logits[None])
         met = one if met is None else _together(met, one)
-        if our.guesses[0].label != their.guesses[0].label:
+        if our.guesses[0].class_index != index_of[their.guesses[0].class_index]:
             flips.append(Flip(our.name, our.guesses[0], their.guesses[0]))
     if met is None:
         raise DatasetError(f"none of the {len(data)} pictures could be read; the first: {unreadable[0][1]}")

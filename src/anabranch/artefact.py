@@ -3,6 +3,7 @@
     card.json      what it is: anabranch.card
     labels.txt     one class a line, in the order of the logits, UTF-8
     f32.xml, ...   the engines' files; the card holds the size and the SHA-256 of each
+    deploy         servers' repositories of these, where they were asked for
 
 It is built in a folder beside its place and renamed into it, so that no reader ever meets half of one.
 """
@@ -26,6 +27,7 @@ from anabranch.errors import ArtefactError
 
 CARD_FILE = "card.json"
 LABELS_FILE = "labels.txt"
+DEPLOY_FOLDER = "deploy"
 
 # Files up to this size are hashed each time, which takes a tenth of a second; larger ones the first time that they are
 # met at a place, and when their size or their time of change is another one.
@@ -107,7 +109,10 @@ def _note(file: Path | None) -> None:
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """The card and the labels into a folder that holds the engines' files. Raises ArtefactError for a bad label."""
+    """The card and the labels into a folder that holds the engines' files.
+
+    Raises ArtefactError for a bad label, and a name that is no text.
+    """
     from anabranch.images.lists import is_name  # and with it numpy, which reading does without
 
     for index, label in enumerate(card.labels):
@@ -115,7 +120,13 @@ def write_card(folder: Path, card: Card) -> None:
             raise ArtefactError(f"label {index} is {label!a}: a label is one line of text that is not empty")
     (folder / LABELS_FILE).write_bytes(labels_text(card.labels))
     text = json.dumps(card_to_json(card), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / CARD_FILE).write_bytes(f"{text}\n".encode())
+    try:
+        written = f"{text}\n".encode()
+    except UnicodeEncodeError as error:
+        line = text.count("\n", 0, error.start) + 1
+        met = text.splitlines()[line - 1].strip()
+        raise ArtefactError(f"the card cannot hold {met!a}, which is no UTF-8; give it another name") from None
+    (folder / CARD_FILE).write_bytes(written)
 
 
 def described(folder: Path, names: Iterable[str]) -> dict[str, File]:
@@ -145,7 +156,7 @@ def replacing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
         refuse_to_replace(folder, overwrite=overwrite)
         yield staging
         refuse_to_replace(folder, overwrite=overwrite)  # it may have come into being meanwhile
-        _swap(staging, folder, retired=staging.with_suffix(".old"))
+        swap(staging, folder)
 
 
 def is_text(path: Path) -> bool:
@@ -183,6 +194,22 @@ def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
         raise ArtefactError(f"{folder} holds something that is not an artefact; choose another place")
     if not overwrite:
         raise ArtefactError(f"{folder} already holds an artefact; choose another place, or replace it with --overwrite")
+    if foreign := _foreign(folder):
+        raise ArtefactError(
+            f"{folder} holds {foreign}, which is no part of an artefact and would be lost; move it, or choose another "
+            "place"
+        )
+
+
+def _foreign(folder: Path) -> str | None:
+    """What lies there besides an artefact's own files. The card may be a newer one."""
+    try:
+        graphs = json.loads(_text(folder / CARD_FILE))["graphs"]
+        own = {name for kind in graphs.values() for graph in kind.values() for name in graph["files"]}
+    except (ArtefactError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return CARD_FILE
+    own |= {CARD_FILE, LABELS_FILE, DEPLOY_FOLDER}
+    return next((each.name for each in sorted(folder.iterdir()) if each.name not in own), None)
 
 
 def _bound(folder: Path) -> str | None:
@@ -201,7 +228,9 @@ def _want_folders_above(folder: Path) -> None:
         raise ArtefactError(f"{above} is a file; an artefact cannot be written below it. Choose another place")
 
 
-def _swap(staging: Path, folder: Path, *, retired: Path) -> None:
+def swap(staging: Path, folder: Path) -> None:
+    """Let a folder take the place of another, which is removed then; it stays where that fails."""
+    retired = staging.with_suffix(".old")
     if not folder.exists():
         staging.rename(folder)
         return

@@ -15,13 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from anabranch.artefact import LABELS_FILE, read_card
+from anabranch.artefact import DEPLOY_FOLDER, LABELS_FILE, checked_files, read_card, swap
 from anabranch.card import ANY_SIZE, FEATURES, Card
 from anabranch.disk import building_folder
 from anabranch.errors import ArtefactError, UsageError, nearest
 
 SERVERS = {"triton": "onnx", "ovms": "openvino", "kserve": "onnx"}  # and the format whose files it is given
-FOLDER = "deploy"  # within the artefact
 
 _MAX_BATCH = 8  # pictures that Triton gathers from several callers
 _KSERVE_NAME = 63 - len("-predictor")  # characters: Kubernetes' limit for what KServe calls a service of its own
@@ -56,7 +55,7 @@ def write_repositories(artefact: Path, servers: Iterable[str], *, storage_uri: s
     servers = known_servers(servers, card.graphs, storage_uri)
     written = []
     for server in servers:
-        place = artefact / FOLDER / server
+        place = artefact / DEPLOY_FOLDER / server
         try:
             with suppress(FileExistsError):
                 place.parent.mkdir()
@@ -68,8 +67,7 @@ def write_repositories(artefact: Path, servers: Iterable[str], *, storage_uri: s
                 else:
                     _write_triton(artefact, card, making / "models")
                     (making / "service.yaml").write_text(_service(card, str(storage_uri)), encoding="utf-8")
-                shutil.rmtree(place, ignore_errors=True)
-                making.rename(place)
+                swap(making, place)
         except OSError as error:
             raise ArtefactError(f"{place} cannot be written: {error.strerror or error}") from None
         written.append(place)
@@ -85,9 +83,9 @@ def model_names(card: Card, kind: str) -> dict[str, str]:
 
 def _write_triton(artefact: Path, card: Card, repository: Path) -> None:
     for precision, name in model_names(card, "onnx").items():
-        files = list(card.graphs["onnx"][precision].files)
-        _link(artefact, files, repository / name / "1")
-        _link(artefact, [LABELS_FILE], repository / name)
+        files = checked_files(artefact, card.graphs["onnx"][precision].files)
+        _link(files.values(), repository / name / "1")
+        _link([artefact / LABELS_FILE], repository / name)
         graph = next(each for each in files if each.endswith(".onnx"))
         (repository / name / "config.pbtxt").write_text(_model_config(card, name, graph), encoding="utf-8")
 
@@ -119,10 +117,15 @@ dynamic_batching {{ }}
 
 def _write_ovms(artefact: Path, card: Card, repository: Path) -> None:
     models = []
+    measured = card.agreement.get("openvino", {})
     for precision, name in model_names(card, "openvino").items():
-        _link(artefact, card.graphs["openvino"][precision].files, repository / name / "1")
-        # without the precision it would compute in bf16 where the processor has that, which is not what was measured
-        plugin: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        _link(checked_files(artefact, card.graphs["openvino"][precision].files).values(), repository / name / "1")
+        # without the precision it would compute in bf16 where the processor has that, measured or not
+        in_bf16 = precision == "f32" and "bf16" in measured and "f32" not in measured
+        plugin: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "bf16" if in_bf16 else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
         if precision in ANY_SIZE.values():  # or it would keep what it prepares for each size of pictures
             plugin["CPU_RUNTIME_CACHE_CAPACITY"] = 0
         models.append({"config": {"name": name, "base_path": name, "plugin_config": plugin}})
@@ -150,10 +153,10 @@ spec:
 """
 
 
-def _link(artefact: Path, names: Iterable[str], folder: Path) -> None:
+def _link(files: Iterable[Path], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
+    for file in files:
         try:
-            os.link(artefact / name, folder / Path(name).name)
+            os.link(os.path.realpath(file), folder / file.name)  # of a link, what it leads to
         except OSError:  # a file system without hard links
-            shutil.copyfile(artefact / name, folder / Path(name).name)
+            shutil.copyfile(file, folder / file.name)

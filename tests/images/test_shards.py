@@ -207,7 +207,7 @@ def test_compressed_shards_are_refused_with_the_reason(tmp_path):
     with pytest.raises(DatasetError, match=r"a\.tar\.gz: a compressed tar cannot be read at random"):
         open_labelled(tmp_path)
     (tmp_path / "a.tar.gz").rename(tmp_path / "a.tar")
-    with pytest.raises(DatasetError, match="or unpack it where it is compressed"):
+    with pytest.raises(DatasetError, match="or unpack it if it is compressed"):
         open_labelled(tmp_path)
 
 

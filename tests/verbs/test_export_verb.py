@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +142,14 @@ def test_the_error_of_each_layer_is_written_even_where_the_export_is_refused(
     assert (other.status, "ask for --precision int8 too" in other.err) == (2, True)
 
 
+def test_the_error_of_layers_is_not_written_into_what_is_replaced(anabranch, checkpoint, photos, tmp_path) -> None:
+    words = ["export", checkpoint, "-o", tmp_path / "out", "--format", "onnx", "--overwrite"]
+    assert anabranch(*words).status == 0
+    words += ["--precision", "int8", "--calibrate", photos, "--layers", tmp_path / "out/layers.csv"]
+    done = anabranch(*words)
+    assert (done.status, "it would lie in the artefact, which holds its own files alone" in done.err) == (2, True)
+
+
 def test_a_repository_lies_in_the_artefact_and_is_named(anabranch, checkpoint, tmp_path) -> None:
     done = anabranch("export", checkpoint, "-o", str(tmp_path / "out"), "--format", "onnx", "--deploy", "triton")
     assert done.status == 0, done.err
@@ -149,6 +159,34 @@ def test_a_repository_lies_in_the_artefact_and_is_named(anabranch, checkpoint, t
     linked = [each for each in (tmp_path / "out").rglob("*") if each.is_file() and each.stat().st_nlink > 1]
     assert len(linked) > 1, "the repository is of hard links"
     assert f", {sum(files.values()) / 1e6:.1f} MB\n" in done.out
+
+
+def test_an_artefact_whose_repository_could_not_be_written_is_whole(
+    anabranch, checkpoint, tmp_path, monkeypatch
+) -> None:
+    words = ["export", checkpoint, "-o", str(tmp_path / "out"), "--format", "onnx", "--deploy", "triton"]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("anabranch.deploy._write_triton", full)
+        done = anabranch(*words)
+    assert done.status == 1
+    assert f"{tmp_path / 'out'} is written and whole, but" in done.err
+    assert done.err.endswith("No space left on device; mend that, and repeat this with --overwrite\n")
+    assert anabranch("classify", "src/anabranch/builtin/samples", "-m", tmp_path / "out", "--engine", "onnxruntime").out
+    assert anabranch(*words, "--overwrite").status == 0
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names are UTF-8 there")
+def test_pictures_in_a_folder_whose_name_is_no_text_are_named_with_backslashes(
+    anabranch, checkpoint, photos, tmp_path
+) -> None:
+    Path(photos).rename(tmp_path / "p\udcff")
+    words = ["--format", "onnx", "--precision", "int8", "--calibrate", tmp_path / "p\udcff", "--max-flips", "100"]
+    done = anabranch("export", checkpoint, "-o", tmp_path / "out", *words)
+    assert "measured on 20 pictures of p\\udcff, others" in done.out, done.err
 
 
 def test_a_server_that_lacks_its_format_is_refused_before_anything_is_made(anabranch, checkpoint, tmp_path) -> None:
@@ -192,6 +230,10 @@ def test_the_net_itself_is_written_for_torch_and_answers(anabranch, checkpoint, 
         (["--format", "torch", "--backbone"], "a backbone is written for openvino and onnx"),
         (["--precision", "int8", "--calibrate", "nowhere"], "nowhere: no such file or folder"),
         (["--precision", "int8", "--calibrate", "PHOTOS", "--layers", "no/l.csv"], "there is no folder no; make it"),
+        (
+            ["--precision", "int8", "--calibrate", "PHOTOS", "--layers", "."],
+            "--layers .: this is a folder; name a file",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_a_download(anabranch, photos, tmp_path, words, said) -> None:

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from anabranch.arch import name_of
 from anabranch.artefact import replacing, write_card
 from anabranch.calibration import Pictures
@@ -94,6 +96,7 @@ def pack(
         pictures = Pictures(SYNTHETIC, synthetic_pictures(preprocess.crop_px))
     if "int8" in precisions and pictures.calibration is None:
         raise UsageError("int8 is calibrated by real pictures, and measured on others; give some")
+    _check_pictures(pictures, preprocess)
     graphs = {engine.graphs[each] for engine in ENGINES.values() for each in precisions if each in engine.graphs}
     with (
         replacing(Path(folder), overwrite=overwrite) as staging,
@@ -147,6 +150,24 @@ def pack(
         check_flips(card, max_flips)
         write_card(staging, card)
     return card
+
+
+def _check_pictures(pictures: Pictures, preprocess: Preprocess) -> None:
+    """Raises UsageError for pictures that do not fit the net or their classes, and where there are none."""
+    side = preprocess.crop_px
+    for name, pixels in (("measured", pictures.measured), ("calibration", pictures.calibration)):
+        if pixels is None:
+            continue
+        if pixels.shape[1:] != (side, side, 3) or pixels.dtype != np.uint8 or len(pixels) == 0:
+            raise UsageError(
+                f"pictures.{name} is {pixels.dtype} {pixels.shape}; uint8 (N, {side}, {side}, 3) is wanted, "
+                "and one picture at least"
+            )
+    if pictures.truth is not None and len(pictures.truth) != len(pictures.measured):
+        raise UsageError(
+            f"pictures.truth has {len(pictures.truth)} classes for {len(pictures.measured)} pictures; one for each is "
+            "wanted"
+        )
 
 
 def _rounded_too_far(card: Card, max_flips: float) -> list[str]:

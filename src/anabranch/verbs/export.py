@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from anabranch.artefact import refuse_to_replace
 from anabranch.card import ANY_SIZE, FEATURES
 from anabranch.deploy import known_servers, write_repositories
-from anabranch.errors import DatasetError, UsageError, need
+from anabranch.errors import ArtefactError, DatasetError, UsageError, need
 from anabranch.images.preprocess import Preprocess
 from anabranch.runtimes.open import ENGINES, everyday_formats
 from anabranch.screen import print_json, spelt
@@ -64,8 +65,8 @@ def run(
     check_wanted(formats or None, stored=stored, precisions=precisions, backbone=backbone, any_size=any_size)
     if calibrate is not None and not Path(calibrate).exists():
         raise DatasetError(f"{calibrate}: no such file or folder; --calibrate wants pictures")
-    if layers is not None and not Path(layers).parent.is_dir():
-        raise UsageError(f"--layers {layers}: there is no folder {Path(layers).parent}; make it first")
+    if layers is not None:
+        _check_place(Path(layers), Path(out))
     found = checkpoint(name)
     card = pack_checkpoint(
         found.file,
@@ -83,7 +84,12 @@ def run(
         any_size=any_size,
         overwrite=overwrite,
     )
-    repositories = write_repositories(Path(out), servers, storage_uri=storage_uri) if servers else []
+    try:
+        repositories = write_repositories(Path(out), servers, storage_uri=storage_uri) if servers else []
+    except ArtefactError as error:
+        raise ArtefactError(
+            f"{out} is written and whole, but {error}; mend that, and repeat this with --overwrite"
+        ) from None
     if json:
         print_json(card_to_json(card))
         return 0
@@ -101,6 +107,16 @@ def run(
     return 0
 
 
+def _check_place(layers: Path, out: Path) -> None:
+    """Raises UsageError where the errors of layers could not be written, or would be lost."""
+    if not layers.parent.is_dir():
+        raise UsageError(f"--layers {layers}: there is no folder {layers.parent}; make it first")
+    if layers.is_dir():
+        raise UsageError(f"--layers {layers}: this is a folder; name a file")
+    if Path(os.path.realpath(layers)).is_relative_to(os.path.realpath(out)):
+        raise UsageError(f"--layers {layers}: it would lie in the artefact, which holds its own files alone")
+
+
 def _pictures(
     data: Path, split: str | None, measured: int, calibrates: bool, preprocess: Preprocess, labels: tuple[str, ...]
 ) -> Pictures:
@@ -109,7 +125,8 @@ def _pictures(
     from anabranch.images.labelled import open_pictures
 
     pictures = open_pictures(data, split=split)
-    drawn = draw(pictures, preprocess, labels, name=data.absolute().name, measured=measured, calibrates=calibrates)
+    name = data.absolute().name.encode(errors="backslashreplace").decode()
+    drawn = draw(pictures, preprocess, labels, name=name, measured=measured, calibrates=calibrates)
     for note in drawn.notes:
         print(f"warning: {data}: {note}", file=sys.stderr)
     return drawn.pictures
