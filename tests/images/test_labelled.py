@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from anabranch.errors import DatasetError, ImageError
-from anabranch.images.labelled import open_labelled, open_pictures, open_unlabelled
+from anabranch.images.labelled import LabelledArray, open_labelled, open_pictures, open_unlabelled, upright
+from anabranch.images.shards import write_shards
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -440,3 +441,17 @@ def test_fashion_mnist_is_what_its_authors_say(split, count):
         mean = share @ value
         assert mean == pytest.approx(0.2860, abs=1e-4)
         assert np.sqrt(share @ (value - mean) ** 2) == pytest.approx(0.3530, abs=1e-4)
+
+
+def test_pictures_in_files_and_in_shards_are_turned_upright_where_that_is_asked(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 3  # upside down
+    (tmp_path / "set/ant").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "set/ant/0.jpg", exif=exif)
+    files = open_labelled(tmp_path / "set")
+    write_shards(files, tmp_path / "shards")
+    for data in (files, open_labelled(tmp_path / "shards")):
+        assert np.array_equal(upright(data).picture(0), data.picture(0)[::-1, ::-1])
+    held = LabelledArray(["0"], pixels[None], np.zeros(1, np.int64))
+    assert upright(held) is held

@@ -398,6 +398,24 @@ def test_both_engines_answer_alike(anabranch, packed, photos, engine) -> None:
     assert answer["guesses"][0]["probability"] == pytest.approx(expected(packed.net, photos / "a.png").max(), abs=2e-5)
 
 
+def test_a_photo_is_turned_upright_where_that_is_asked(anabranch, packed, tmp_path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by a quarter, clockwise
+    photo = Image.fromarray(pixels).resize((70, 50))
+    photo.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    stored = np.asarray(Image.open(tmp_path / "turned.jpg"))
+    Image.fromarray(np.rot90(stored, -1)).save(tmp_path / "upright.png")
+    Image.fromarray(stored).save(tmp_path / "stored.png")
+
+    def guesses(name: str, *words: str) -> object:
+        [answer] = json.loads(anabranch("classify", tmp_path / name, "-m", packed.folder, "--json", *words).out)
+        return answer["guesses"]
+
+    assert guesses("turned.jpg", "--rotate-exif") == guesses("upright.png") != guesses("stored.png")
+    assert guesses("turned.jpg") == guesses("stored.png")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from anabranch.cli.options import engine_options, json_option, model_option
+from anabranch.cli.options import engine_options, json_option, model_option, rotate_option
 from anabranch.errors import UsageError
 
 
@@ -15,6 +15,7 @@ from anabranch.errors import UsageError
 @click.option("--csv", "csv_file", metavar="FILE", help="Write a row for each picture to FILE; - for standard output.")
 @click.option("--resume", is_flag=True, help="Go on with the FILE of --csv where a run was stopped.")
 @click.option("--scaled-decode", "scaled", is_flag=True, help="Decode large JPEGs smaller: sooner, and not exact.")
+@rotate_option
 @engine_options
 @json_option
 def classify(
@@ -24,6 +25,7 @@ def classify(
     csv_file: str | None,
     resume: bool,
     scaled: bool,
+    rotate_exif: bool,
     engine: str,
     precision: str | None,
     threads: int | None,
@@ -45,7 +47,15 @@ def classify(
     many = len(sources) >= classify.MANY
     predictor = open_named(model, engine=engine, precision=precision, threads=threads, streams=streams, many=many)
     return classify.run(
-        predictor, sources, asked=images, top=top, json=json, csv_file=csv_file, resume=resume, scaled=scaled
+        predictor,
+        sources,
+        asked=images,
+        top=top,
+        json=json,
+        csv_file=csv_file,
+        resume=resume,
+        scaled=scaled,
+        rotate_exif=rotate_exif,
     )
 
 
@@ -55,6 +65,7 @@ def classify(
 @click.option("--split", help="Of a set that holds several: train, test, val.")
 @click.option("--labels", metavar="FILE", help="The labels of a flat folder: lines of 'picture label'.")
 @click.option("--record", "results", metavar="FILE", help="Append the score, machine and versions to a .jsonl file.")
+@rotate_option
 @engine_options
 @json_option
 def evaluate(
@@ -63,6 +74,7 @@ def evaluate(
     split: str | None,
     labels: str | None,
     results: str | None,
+    rotate_exif: bool,
     engine: str,
     precision: str | None,
     threads: int | None,
@@ -77,7 +89,9 @@ def evaluate(
     from anabranch.verbs.models import open_named
 
     predictor = open_named(model, engine=engine, precision=precision, threads=threads, streams=streams, many=True)
-    return evaluate.run(predictor, data, split=split, labels=labels, json=json, results=results)
+    return evaluate.run(
+        predictor, data, split=split, labels=labels, rotate_exif=rotate_exif, json=json, results=results
+    )
 
 
 @click.command()

@@ -10,6 +10,9 @@ import click
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 json_option = click.option("--json", is_flag=True, help="Print JSON for machines.")
+rotate_option = click.option(
+    "--rotate-exif", is_flag=True, help="Turn photos upright as EXIF says: as PaddleClas and mmpretrain read them."
+)
 model_option = click.option(
     "-m",
     "--model",

@@ -42,7 +42,7 @@ from anabranch.images.files import count_ignored, files_in, is_hidden, is_pictur
 from anabranch.images.idx import IMAGES, is_idx, labels_beside, read_idx
 from anabranch.images.imagenet import is_ground_truth, read_ground_truth
 from anabranch.images.lists import holds_several, read_rows, read_targets
-from anabranch.images.shards import SPLITS, are_shards, open_shards
+from anabranch.images.shards import SPLITS, LabelledShards, are_shards, open_shards
 
 
 class Labelled(Protocol):
@@ -90,6 +90,7 @@ class LabelledFiles:
     class_names: tuple[str, ...] | None
     targets: NDArray[np.uint8] | None = None  # (N, K)
     ignored: Mapping[str, int] = field(default_factory=dict)  # files that are not read as pictures, by suffix
+    rotate_exif: bool = False
 
     @property
     def pixels(self) -> None:
@@ -103,7 +104,7 @@ class LabelledFiles:
         return len(self.names)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
-        return decode(Path(self.folder, self.names[index]))
+        return decode(Path(self.folder, self.names[index]), rotate_exif=self.rotate_exif)
 
     def encoded(self, index: int) -> tuple[str, bytes]:
         path = Path(self.folder, self.names[index])
@@ -143,6 +144,11 @@ class LabelledArray:
         file = BytesIO()
         Image.fromarray(self.pixels[index]).save(file, "PNG")
         return ".png", file.getvalue()
+
+
+def upright(data: Labelled) -> Labelled:
+    """The same pictures, turned as EXIF says of those that lie in files."""
+    return replace(data, rotate_exif=True) if isinstance(data, LabelledFiles | LabelledShards) else data
 
 
 def place_of(data: Labelled) -> str:

@@ -43,6 +43,7 @@ class LabelledShards:
     shards: Sequence[Tar]
     offsets: NDArray[np.int64]  # (N,), within the shard
     sizes: NDArray[np.int64]  # (N,), bytes
+    rotate_exif: bool = False
 
     @property
     def pixels(self) -> None:
@@ -56,7 +57,8 @@ class LabelledShards:
         return len(self.names)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
-        return decode(self.encoded(index)[1], name=f"{self.folder}/{self.names[index]}")
+        name = f"{self.folder}/{self.names[index]}"
+        return decode(self.encoded(index)[1], name=name, rotate_exif=self.rotate_exif)
 
     def encoded(self, index: int) -> tuple[str, bytes]:
         index = range(len(self))[index]

@@ -62,14 +62,16 @@ def classify(
     batch: int = 8,
     workers: int | None = None,
     scaled: bool = False,
+    rotate_exif: bool = False,
 ) -> Iterator[Answer]:
     """One answer for each source, in their order. See `answer`.
 
     scaled: decode large JPEGs at a fraction of their sides that leaves twice what they are resized to. Sooner, and not
-    the publisher's pixels.
+    the publisher's pixels. rotate_exif: turn photos upright as EXIF says, which OpenCV does and so PaddleClas and
+    mmpretrain, but not torchvision and timm.
     """
     at_least_px = 2 * predictor.card.preprocess.resize_px if scaled else None
-    pictures = (_picture(source, at_least_px) for source in sources)
+    pictures = (_picture(source, at_least_px=at_least_px, rotate_exif=rotate_exif) for source in sources)
     return answer(predictor, pictures, top=top, batch=batch, workers=workers)
 
 
@@ -172,13 +174,13 @@ def _guesses(logits: NDArray[np.float32], card: Card, top: int) -> tuple[Guess, 
     return tuple(Guess(int(index), card.labels[index], float(probabilities[index])) for index in best)
 
 
-def _picture(source: Source, at_least_px: int | None) -> Picture:
+def _picture(source: Source, **how: Any) -> Picture:
     from anabranch.images.decode import decode
 
     if isinstance(source, str | Path):
         path = Path(source)
-        return Picture(str(path), lambda: decode(path, at_least_px=at_least_px))
+        return Picture(str(path), lambda: decode(path, **how))
     if not (isinstance(source, tuple) and len(source) == 2):
         raise UsageError(f"a picture is a path, or a name and the bytes of a file; this is a {type(source).__name__}")
     name, held = source
-    return Picture(name, lambda: decode(held, at_least_px=at_least_px, name=name))
+    return Picture(name, lambda: decode(held, name=name, **how))

@@ -34,6 +34,7 @@ def run(
     csv_file: str | None,
     resume: bool,
     scaled: bool,
+    rotate_exif: bool,
 ) -> int:
     """Print the answers for `sources` and return the exit status: 1 where a picture could not be read.
 
@@ -44,11 +45,13 @@ def run(
 
     def answers(sources: Sequence[Source]) -> Iterator[Answer]:
         bare = sys.stdout is not None and sys.stdout.isatty() and (json or csv_file == "-")  # a bar would spoil it
-        return _counted(classify(predictor, sources, top=top, scaled=scaled), 0 if bare else len(sources))
+        answered = classify(predictor, sources, top=top, scaled=scaled, rotate_exif=rotate_exif)
+        return _counted(answered, 0 if bare else len(sources))
 
     if csv_file is not None:
         top = min(top, predictor.card.num_classes)
-        with csv_rows(csv_file, _header(top), maker=_maker(predictor, asked, sources, scaled), resume=resume) as rows:
+        maker = _maker(predictor, asked, sources, scaled, rotate_exif)
+        with csv_rows(csv_file, _header(top), maker=maker, resume=resume) as rows:
             left = [each for each in sources if not rows.take(each if isinstance(each, str) else each[0])]
             if gone := rows.left_over():
                 print(
@@ -157,7 +160,9 @@ def _header(top: int) -> list[str]:
     return ["picture", *(f"{what}{rank + 1}" for rank in range(top) for what in ("label", "probability")), "error"]
 
 
-def _maker(predictor: Predictor, asked: Sequence[str], sources: Sequence[Source], scaled: bool) -> str:
+def _maker(
+    predictor: Predictor, asked: Sequence[str], sources: Sequence[Source], scaled: bool, rotate_exif: bool
+) -> str:
     """What decides the rows, but for which pictures lie there. Of two artefacts of one net, the INT8 graphs may differ;
     and standard input is called the same, whatever picture comes there.
 
@@ -171,7 +176,7 @@ def _maker(predictor: Predictor, asked: Sequence[str], sources: Sequence[Source]
     named = sorted((str(place), os.path.realpath(place)) for place in places)
     answering = [card.weights.sha256, graphs, predictor.engine, card.preprocess, card.multi_label, card.labels]
     held = [hashlib.sha256(source[1]).hexdigest() for source in sources if isinstance(source, tuple)]
-    return ascii([*answering, scaled, named, held])
+    return ascii([*answering, scaled, rotate_exif, named, held])
 
 
 def _summary(tally: _Tally, seconds: float, predictor: Predictor) -> str:

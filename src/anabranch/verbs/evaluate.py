@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anabranch.evaluate import MultiLabelScore, Score, doubtful_match, evaluate, evaluate_multi_label
 from anabranch.images.files import told_ignored
-from anabranch.images.labelled import Labelled, LabelledFiles, open_labelled
+from anabranch.images.labelled import Labelled, LabelledFiles, open_labelled, upright
 from anabranch.record import record
 from anabranch.runtimes.predictor import Predictor
 from anabranch.screen import print_json, spelt
@@ -19,11 +19,20 @@ _SHOWN = 5  # unreadable pictures that are named
 
 
 def run(
-    predictor: Predictor, data: str, *, split: str | None, labels: str | None, json: bool, results: str | None
+    predictor: Predictor,
+    data: str,
+    *,
+    split: str | None,
+    labels: str | None,
+    rotate_exif: bool,
+    json: bool,
+    results: str | None,
 ) -> int:
     """Print the score and return the exit status: 1 where a picture could not be read."""
     several = predictor.card.multi_label
     pictures = open_labelled(Path(data), split=split, labels=Path(labels) if labels else None, multi_label=several)
+    if rotate_exif:
+        pictures = upright(pictures)
     watched = sys.stderr.isatty()
     with progress_bar("evaluating", len(pictures)) if watched else nullcontext(lambda: None) as advance:
         measured = evaluate_multi_label if several else evaluate
