@@ -10,6 +10,8 @@ from zipfile import ZipFile
 
 import pytest
 
+import anabranch
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/anabranch"
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
@@ -49,3 +51,8 @@ def test_it_brings_every_recipe(brought: set[str]) -> None:
     recipes = {f"anabranch/recipes/{path.name}" for path in (ROOT / "recipes").iterdir()}
     assert "anabranch/recipes/probe.toml" in recipes
     assert recipes - brought == set()
+
+
+def test_a_shell_completes_what_is_public_and_nothing_else() -> None:
+    assert dir(anabranch) == sorted(anabranch.__all__)
+    assert all(getattr(anabranch, name) is not None for name in anabranch.__all__)

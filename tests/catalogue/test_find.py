@@ -158,6 +158,13 @@ def test_every_listed_name_can_be_looked_up(name: str) -> None:
     assert name in names_of(find(name).architecture)
 
 
+@pytest.mark.parametrize("prefix", ["timm/", "hf_hub:timm/", "hf-hub:timm/"])
+def test_timms_own_spelling_is_understood(prefix: str) -> None:
+    assert find(f"{prefix}resnext50_32x4d.a1h_in1k").weights == find("resnext50_32x4d.a1h_in1k").weights
+    with pytest.raises(UnknownName, match=f"called '{prefix}nothing'"):
+        find(f"{prefix}nothing")
+
+
 def test_looking_up_minds_the_case() -> None:
     with pytest.raises(UnknownName, match="'RESNEXT50_32X4D'; the nearest are .*resnext50_32x4d"):
         find("RESNEXT50_32X4D")

@@ -63,6 +63,15 @@ def test_a_link_to_an_empty_folder_is_filled_and_stays_a_link(folder, tmp_path):
     assert sorted(path.name for path in (tmp_path / "real").iterdir()) == ["classes.json", "train.txt", "val.txt"]
 
 
+def test_a_part_is_a_split_of_the_lists_folder(folder, tmp_path):
+    lists = split(open_labelled(folder), tmp_path / "lists", shares={"train": 0.8, "val": 0.2})
+    met, wanted = open_labelled(tmp_path / "lists", split="val"), open_labelled(lists["val"])
+    assert (list(met.names), met.class_names) == (list(wanted.names), wanted.class_names)
+    assert np.array_equal(met.picture(0), wanted.picture(0))
+    with pytest.raises(DatasetError, match="holds no split 'test'"):
+        open_labelled(tmp_path / "lists", split="test")
+
+
 def test_class_names_stand_beside_the_lists(folder, tmp_path):
     split(open_labelled(folder), tmp_path / "out", shares={"train": 0.5, "val": 0.5})
     assert json.loads((tmp_path / "out" / "classes.json").read_text(encoding="utf-8")) == ["ant", "bée"]

@@ -15,12 +15,17 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_ones(tiny: Path) -> None:
     tiny.write_text(tiny.read_text().replace("label_smoothing", "label_smooting"))
-    with pytest.raises(RecipeError, match=r"'optimise\.label_smooting'; the nearest are label_smoothing"):
+    with pytest.raises(RecipeError, match=r"'optimise\.label_smooting'; the nearest are optimise.label_smoothing"):
         read_recipe(tiny)
 
 
+def test_a_key_without_its_table_is_found_in_it(tiny):
+    with pytest.raises(RecipeError, match=r"there is no key 'epochs'; the nearest are optimise\.epochs, "):
+        read_recipe(tiny, overrides=["epochs=3"])
+
+
 def test_a_mistyped_set_is_refused(tiny: Path) -> None:
-    with pytest.raises(RecipeError, match=r"'optimise\.epoch'; the nearest are epochs"):
+    with pytest.raises(RecipeError, match=r"'optimise\.epoch'; the nearest are optimise.epochs"):
         read_recipe(tiny, overrides=["optimise.epoch=3"])
 
 
@@ -233,7 +238,7 @@ def test_smoke_without_a_smoke_table_is_refused(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('"optimise.bacth" = 8', r"there is no key 'optimise\.bacth'; the nearest are batch"),
+        ('"optimise.bacth" = 8', r"there is no key 'optimise\.bacth'; the nearest are optimise.batch"),
         ('"optimise.batch" = 0', r"optimise\.batch = 0 does not fit"),
         ('"run.precision" = 16', r"run\.precision = 16 does not fit"),
     ],

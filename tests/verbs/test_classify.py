@@ -431,6 +431,10 @@ def test_a_photo_is_turned_upright_where_that_is_asked(anabranch, packed, tmp_pa
         (["--streams", "0", "PHOTO"], "streams = 0 does not fit"),
         (["-m", "seresnet18d_paddle.paddle_in1k", "--streams", "0", "PHOTO"], "streams = 0 does not fit"),
         (["-m", "nowhere.safetensors", "PHOTO"], "nowhere.safetensors: no such file or folder"),
+        (
+            ["-m", "nowhere", "PHOTO"],
+            "nowhere: no such file or folder, and nothing here is called 'nowhere'; the nearest",
+        ),
         (["--csv", "no/such/folder/x.csv", "PHOTO"], "no/such/folder/x.csv: cannot be written"),
         (["--csv", f"{__file__}/x.csv", "PHOTO"], "x.csv: cannot be written"),
         (["-m", "resnext50_32x4d", "PHOTO"], "an architecture with several sets of weights"),

@@ -48,7 +48,7 @@ def test_a_recipe_becomes_an_artefact_that_answers(anabranch, tmp_path) -> None:
         (["nowhere.toml"], "nowhere.toml: cannot be read"),
         (["prob"], "prob: neither a file nor a recipe that anabranch brings along; the nearest of these are probe, "),
         (["recipes/probe"], "recipes/probe: cannot be read"),
-        ([RECIPE, "--set", "optimise.epoch=1"], "the nearest are epochs"),
+        ([RECIPE, "--set", "optimise.epoch=1"], "the nearest are optimise.epochs"),
         ([RECIPE, "--set", "data.train.path=/nowhere"], "/nowhere"),
     ],
 )

@@ -311,6 +311,7 @@ def test_the_estimate_says_what_it_rests_on_and_how_sure_it_is() -> None:
     [
         (Timed(0.9, 0.02, 12), ["  layout    channels_last; the other takes 0.9 ± 0.02 s"]),
         (Timed(0.69, 0.02, 12), ["  layout    channels_last; the other takes 0.69 ± 0.02 s"]),  # within the errors
+        (Timed(25.66, 10.4, 12), ["  layout    channels_last; the other takes 25.7 ± 10 s"]),
         (
             Timed(0.5, 0.02, 12),
             [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -9,6 +10,8 @@ from anabranch.arch import ARCHITECTURES
 from anabranch.catalogue.facts import Weights
 from anabranch.catalogue.index import index
 from anabranch.errors import UnknownName, nearest
+
+_TIMMS = re.compile(r"^(hf[_-]hub:)?timm/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +25,10 @@ class Found:
 def find(name: str) -> Found:
     """What a name means, its case as printed: an architecture's, weights', or an alias of either.
 
-    A canonical name always means its architecture, whoever else prints it. Raises UnknownName with the nearest three.
+    timm's users say whose it is, too: timm/NAME, hf_hub:timm/NAME. A canonical name always means its architecture,
+    whoever else prints it. Raises UnknownName with the nearest three.
     """
+    asked, name = name, _TIMMS.sub("", name)
     homonyms = tuple(entry for entry in index().weights if name in entry.homonyms)
     canonical = name if name in ARCHITECTURES else index().architectures.get(name)
     if canonical is not None:
@@ -31,7 +36,7 @@ def find(name: str) -> Found:
     for entry in index().weights:
         if name == entry.name or name in entry.aliases:
             return Found(name=name, architecture=entry.architecture, weights=entry, homonyms=homonyms)
-    raise _unknown(name)
+    raise _unknown(asked)
 
 
 def weights_of(architecture: str) -> list[Weights]:

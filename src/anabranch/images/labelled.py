@@ -237,6 +237,10 @@ def _in_folder(folder: Path, split: str | None, labels: Path | None, *, multi_la
         return _in_folder(folder / split, None, labels, multi_label=multi_label)
     if labels is None and are_shards(folder, entries):
         return open_shards(folder, [entry.name for entry in entries], split)
+    if split is not None and labels is None:  # lists, as `anabranch split` writes them
+        for list_file in (folder / f"{split}.txt", folder / f"{split}.csv"):
+            if list_file.is_file():
+                return _listed(list_file, folder, multi_label=multi_label)
     if split is not None:
         inside = ", ".join(entry.name for entry in entries[:5]) or "nothing"
         raise DatasetError(f"{folder}: holds no split {split!r}; it holds {inside}")

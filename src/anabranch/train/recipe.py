@@ -263,7 +263,8 @@ def _explain(findings: Sequence[ErrorDetails], table: Mapping[str, Any]) -> str:
         key = ".".join(names)
         if kind == "extra_forbidden":
             key = ".".join(map(str, place))
-            near = ", ".join(nearest(str(place[-1]), _keys(held)))
+            leaves = _leaves(Recipe)
+            near = ", ".join([each for leaf in nearest(str(place[-1]), leaves) for each in leaves[leaf]][:3])
             said = f"there is no key {key!r}; the nearest are {near}"
         elif kind == "missing" and len(names) == len(place):
             said = f"the key {key!r} is missing"
@@ -296,6 +297,16 @@ def _keys(held: Any) -> Mapping[str, FieldInfo]:
         if isinstance(each, type) and issubclass(each, BaseModel):
             return each.model_fields
     return {}
+
+
+def _leaves(held: Any, before: str = "") -> dict[str, list[str]]:
+    """The last part of each key, and the whole keys that end so."""
+    found: dict[str, list[str]] = {}
+    for name, field in _keys(held).items():
+        found.setdefault(name, []).append(f"{before}{name}")
+        for leaf, keys in _leaves(field.annotation, f"{before}{name}.").items():
+            found.setdefault(leaf, []).extend(keys)
+    return found
 
 
 def _words(held: Any, a: str = "a ", s: str = "") -> str:

@@ -185,10 +185,12 @@ def _summary(tally: _Tally, seconds: float, predictor: Predictor) -> str:
 
     pictures = f"{tally.readable} picture{'' if tally.readable == 1 else 's'}"
     unreadable = f", {tally.unreadable} unreadable" if tally.unreadable else ""
-    return (
-        f"{pictures}{unreadable} in {1000 * seconds:.0f} ms; a picture takes {ms(tally.decode_ms)} to decode and "
-        f"{ms(tally.infer_ms)} to classify ({spelt(predictor.card.weights.name)} on {predictor.engine})"
-    )
+    if predictor.streams == 1:
+        each = f"a picture takes {ms(tally.decode_ms)} to decode and {ms(tally.infer_ms)} to classify"
+    else:  # several at once wait for one another, and what each took says little
+        each = f"{tally.readable / seconds:.1f} a second, {predictor.streams} batches at once"
+    model = f"{spelt(predictor.card.weights.name)} on {predictor.engine}"
+    return f"{pictures}{unreadable} in {1000 * seconds:.0f} ms; {each} ({model})"
 
 
 def _counted(answers: Iterator[Answer], total: int) -> Iterator[Answer]:

@@ -119,12 +119,12 @@ def _meant(name: str) -> Weights:
 
     try:
         return meant(name)
-    except UnknownName:
+    except UnknownName as error:
         if Path(name).is_dir():
             raise UsageError(f"{name} is a folder; give a checkpoint, which is a file") from None
         if Path(name).suffix in (".safetensors", ".pth", ".pt", ".pdparams") or os.sep in name:
             raise UsageError(f"{name}: no such file or folder; give an artefact folder or a checkpoint") from None
-        raise
+        raise UnknownName(f"{name}: no such file or folder, and {error}") from None
 
 
 def _refuse_run(folder: Path) -> None:

@@ -340,7 +340,8 @@ def size(num_bytes: int) -> str:
 
 
 def _timed(timed: Timed) -> str:
-    return f"{timed.seconds:.3g} ± {timed.error:.1g} s"
+    error = f"{timed.error:.0f}" if timed.error >= 1 else f"{timed.error:.1g}"
+    return f"{timed.seconds:.3g} ± {error} s"
 
 
 def _percent(share: float) -> str:
