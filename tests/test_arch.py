@@ -39,7 +39,7 @@ def said_by(name: str) -> Arch:
         assert said["se"], name
         senet, groups, group_width = True, 64, 4
     return Arch(
-        depths=(3, 12, 48, 3) if name == "res2net200d_26w_4s_paddle" else BLOCKS[depth],  # PaddleClas' own 200
+        depths=(3, 12, 48, 3) if depth == 200 and said["paddle"] else BLOCKS[depth],  # PaddleClas' own 200
         block="basic" if basic else "res2" if res2 else "bottleneck",
         groups=groups,
         group_width=group_width,

@@ -229,6 +229,11 @@ ARCHITECTURES: dict[str, Arch] = {
     "resnet50s": s(bottleneck(50)),
     "resnet101s": s(bottleneck(101)),
     "resnet152s": s(bottleneck(152)),
+    "resnet18_paddle": quirky(basic(18), _PROJECTED),
+    "resnet34_paddle": quirky(basic(34), _PROJECTED),
+    "resnet18d_paddle": quirky(d(basic(18)), _PROJECTED),
+    "resnet34d_paddle": quirky(d(basic(34)), _PROJECTED),
+    "resnet200d_paddle": replace(d(bottleneck(200)), depths=(3, 12, 48, 3)),
     # ResNeXt: cardinality
     "resnext50_32x4d": bottleneck(50, 32, 4),
     "resnext50_64x4d": bottleneck(50, 64, 4),

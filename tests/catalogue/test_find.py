@@ -18,6 +18,21 @@ IDS = [f"{row['zoo']}-{row['model']}-{at}" for at, row in enumerate(PUBLISHED)]
 
 # What PaddleClas' own code builds, each compared with it by its parameters in tests/nets/test_count.py
 PADDLECLAS = {
+    "ResNet18": "resnet18_paddle",
+    "ResNet34": "resnet34_paddle",
+    "ResNet50": "resnet50",
+    "ResNet101": "resnet101",
+    "ResNet152": "resnet152",
+    "ResNet50_vc": "resnet50c",
+    "ResNet18_vd": "resnet18d_paddle",
+    "ResNet34_vd": "resnet34d_paddle",
+    "ResNet34_vd_ssld": "resnet34d_paddle",
+    "ResNet50_vd": "resnet50d",
+    "ResNet50_vd_ssld": "resnet50d",
+    "ResNet101_vd": "resnet101d",
+    "ResNet101_vd_ssld": "resnet101d",
+    "ResNet152_vd": "resnet152d",
+    "ResNet200_vd": "resnet200d_paddle",
     "ResNeXt50_32x4d": "resnext50_32x4d",
     "ResNeXt50_vd_32x4d": "resnext50d_32x4d",
     "ResNeXt50_64x4d": "resnext50_64x4d",

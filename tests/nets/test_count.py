@@ -10,6 +10,18 @@ from anabranch.nets.count import count, published_shape, table
 
 # Learnable parameters, and 10^9 multiply-accumulates of convolutions and linear layers at 224 px to the digits given
 PADDLECLAS = {
+    "resnet18_paddle": (11_693_736, "1.827"),
+    "resnet34_paddle": (21_801_896, "3.677"),
+    "resnet50": (25_557_032, "4.089"),
+    "resnet101": (44_549_160, "7.801"),
+    "resnet152": (60_192_808, "11.514"),
+    "resnet50c": (25_576_264, "4.329"),
+    "resnet18d_paddle": (11_712_968, "2.067"),
+    "resnet34d_paddle": (21_821_128, "3.916"),
+    "resnet50d": (25_576_264, "4.329"),
+    "resnet101d": (44_568_392, "8.041"),
+    "resnet152d": (60_212_040, "11.753"),
+    "resnet200d_paddle": (74_738_504, "15.247"),
     "resnext50_32x4d": (25_028_904, "4.230"),
     "resnext50d_32x4d": (25_048_136, "4.470"),
     "resnext50_64x4d": (45_192_488, "7.981"),

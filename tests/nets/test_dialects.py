@@ -25,8 +25,12 @@ COMPUTED_BY = {
     "seresnext50e_32x4d": {"timm", "mmpretrain", "paddleclas"},
     "resnext50_32x4d": {"timm", "mmpretrain", "paddleclas"},
     "resnext101_32x48d": {"timm", "mmpretrain", "paddleclas"},
-    "resnet50": {"timm", "mmpretrain"},
-    "resnet50c": {"timm", "mmpretrain"},
+    "resnet18": {"timm", "mmpretrain"},
+    "resnet18_paddle": {"paddleclas"},
+    "resnet50": {"timm", "mmpretrain", "paddleclas"},
+    "resnet50c": {"timm", "mmpretrain", "paddleclas"},
+    "resnet50d": {"timm", "mmpretrain", "paddleclas"},
+    "resnet50s": {"timm", "mmpretrain"},
     "resnext29_8x64d": set(),
 }
 
@@ -47,7 +51,8 @@ def test_every_imagenet_net_has_a_dialect_beside_ours(name):
     [
         ("res2net50_26w_4s", "paddleclas", "chains splits in other blocks"),
         ("res2net50_26w_4s_paddle", "timm", "mean_skips_padding, splits_reset_on_stride"),
-        ("resnet50", "paddleclas", "spelled in another way"),
+        ("resnet18", "paddleclas", "basic blocks project the first shortcut"),
+        ("resnet50s", "paddleclas", "no deep stem but of 32, 32 and 64 channels"),
         ("resnet50", "legacy", "all have a squeeze"),
         ("seresnet50", "legacy", "pools without padding"),
         ("legacy_seresnet50", "timm", "stride_in_reduce, unpadded_stem_pool"),

@@ -39,6 +39,18 @@ class Row:
 
 # Weights called ssld belong to the class of the same name, Fix_ResNeXt101_32x48d_wsl to ResNeXt101_32x48d_wsl.
 PADDLECLAS = {
+    "ResNet18": "resnet18_paddle",
+    "ResNet34": "resnet34_paddle",
+    "ResNet50": "resnet50",
+    "ResNet101": "resnet101",
+    "ResNet152": "resnet152",
+    "ResNet50_vc": "resnet50c",
+    "ResNet18_vd": "resnet18d_paddle",
+    "ResNet34_vd": "resnet34d_paddle",
+    "ResNet50_vd": "resnet50d",
+    "ResNet101_vd": "resnet101d",
+    "ResNet152_vd": "resnet152d",
+    "ResNet200_vd": "resnet200d_paddle",
     "ResNeXt50_32x4d": "resnext50_32x4d",
     "ResNeXt50_64x4d": "resnext50_64x4d",
     "ResNeXt101_32x4d": "resnext101_32x4d",
@@ -187,7 +199,6 @@ FAMILY = {
 }
 LEFT_OUT = {
     "paddleclas": {
-        r"ResNet.*": "its plain ResNets, which are spelled in another way",
         r"SE_ResNeXt152_64x4d": "no weights; a wide deep stem before plain shortcuts, and nobody prints a figure of it",
     },
     "timm": {

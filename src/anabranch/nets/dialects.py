@@ -1,8 +1,9 @@
 """How the zoos spell a net's tensors: a table a zoo, from our name of a part to theirs.
 
 Where theirs needs numbers, `{stage}` and `{conv}` count from 1, `{block}` and `{split}` from 0, and a digit behind the
-word says another start. Loading, converting back and recognising a file all follow from this one direction
-(`spelling.py`). Names and shapes do not see a `Quirk`, so each dialect also says which nets its code computes.
+word says another start; `{nth}` counts the blocks of all stages, from 0. Loading, converting back and recognising a
+file all follow from this one direction (`spelling.py`). Names and shapes do not see a `Quirk`, so each dialect also
+says which nets its code computes.
 """
 
 from __future__ import annotations
@@ -89,6 +90,14 @@ _PADDLE = Table(
     head="out",
 )
 _PADDLE_RES2NET = replace(_PADDLE, stem=("conv1._conv", "conv1._batch_norm"))
+_PADDLE_RESNET = Table(  # without groups or squeeze, in a module of their own
+    stem=("stem.0.conv", "stem.0.bn"),
+    deep_stem=(("stem.0.conv", "stem.0.bn"), ("stem.1.conv", "stem.1.bn"), ("stem.2.conv", "stem.2.bn")),
+    conv=("blocks.{nth}.conv{conv0}.conv", "blocks.{nth}.conv{conv0}.bn"),
+    shortcut=("blocks.{nth}.short.conv", "blocks.{nth}.short.bn"),
+    pooled_shortcut=("blocks.{nth}.short.conv", "blocks.{nth}.short.bn"),
+    head="fc",
+)
 _PADDLE_WSL = Table(
     stem=("_conv_stem._conv", "_conv_stem._bn"),
     conv=("_conv{stage}_{block}._conv{conv0}._conv", "_conv{stage}_{block}._conv{conv0}._bn"),
@@ -166,15 +175,28 @@ def _paddle_limits(arch: Arch) -> dict[str, bool]:
         == bool(chained & arch.quirks)
         and (arch.block != "res2" or chained <= arch.quirks),
         "its Res2Net has neither groups nor squeeze": arch.block != "res2" or (arch.groups == 1 and not arch.squeeze),
-        "its SE-ResNet of basic blocks projects the first shortcut": (arch.block == "basic") == projected,
-        "its plain ResNets are spelled in another way": arch.block == "res2" or arch.groups > 1 or arch.squeeze > 0,
-        "its deep stems and its pooled shortcuts come together": (len(arch.stem) == 3) == (arch.shortcut == "pool"),
+        "its basic blocks project the first shortcut": (arch.block == "basic") == projected,
+        "its deep stems and its pooled shortcuts come together, but in ResNet50_vc": (len(arch.stem) == 3)
+        == (arch.shortcut == "pool")
+        or _is_paddles_vc(arch),
+        "its plain ResNets have no deep stem but of 32, 32 and 64 channels": not _is_plain(arch)
+        or arch.stem in ((64,), (32, 32, 64)),
     }
+
+
+def _is_plain(arch: Arch) -> bool:
+    return arch.block != "res2" and arch.groups == 1 and not arch.squeeze
+
+
+def _is_paddles_vc(arch: Arch) -> bool:
+    return _is_plain(arch) and arch.block == "bottleneck" and len(arch.stem) == 3 and arch.shortcut == "conv"
 
 
 def _paddle_table(arch: Arch) -> Table:
     if arch.block == "res2":
         return _PADDLE_RES2NET
+    if _is_plain(arch) and not _is_paddles_vc(arch):
+        return _PADDLE_RESNET
     wide = arch.groups == 32 and arch.group_width >= 8
     return _PADDLE_WSL if wide and not arch.squeeze and len(arch.stem) == 1 else _PADDLE
 

@@ -83,7 +83,8 @@ def _part(arch: Arch, path: list[str], table: Table) -> str:
     assert pair is not None, f"{path} in a net that the dialect refuses"
     if path[0] == "stages":
         stage, block = int(path[1]), int(path[2])
-        numbers |= {"stage": stage + 1, "stage0": stage, "stage2": stage + 2, "block": block}
+        nth = sum(arch.depths[:stage]) + block
+        numbers |= {"stage": stage + 1, "stage0": stage, "stage2": stage + 2, "block": block, "nth": nth}
     return pair[path[-1] in ("norm", "expand")].format(**numbers, letter=_letter(arch, path))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -21,7 +22,9 @@ def import_nets() -> Any:
     assert found.submodule_search_locations is not None
     sys.path.append(found.submodule_search_locations[0])
     from ppcls.arch import backbone
+    from ppcls.utils import logger
 
+    logger.init_logger(log_level=logging.ERROR)  # its ResNet warns, which fails without; it would on standard output
     return backbone
 
 
