@@ -147,7 +147,7 @@ def test_weights_for_machines_come_with_files_and_claims(anabranch) -> None:
 def test_wishes_narrow_the_list_of_architectures_and_of_weights(anabranch, form: list[str]) -> None:
     wishes = ["--commercial", "--max-params", "30", "--max-macs", "5", "--min-top1", "82"]
     _, *lines = anabranch("list", *form, *wishes).out.splitlines()
-    # timm's table: these two alone reach 82 % with at most 30 M parameters under Apache-2.0; of PaddleClas its SSLD nets
+    # timm's table: these two alone reach 82 % with at most 30 M parameters under Apache-2.0; of PaddleClas two by SSLD
     architectures = {"resnext50_32x4d", "seresnext50_32x4d", "resnet50d", "res2net50d_26w_4s_paddle"}
     assert {line.split()[0].split(".")[0] for line in lines if line and line[0] != " "} == architectures
 
