@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from anabranch.engines import onnxruntime
 from anabranch.export.bias import correct_biases
-from anabranch.export.groups import widen_groups
+from anabranch.export.groups import FOR_OPENVINO, widen_groups
 from anabranch.export.ranges import find_ranges
 
 
@@ -58,7 +58,7 @@ def write_int8(f32: Path, path: Path, pixels: NDArray[np.uint8], *, symmetric: b
         _forget_unused_domains(path)
         correct_biases(prepared, path, pixels, symmetric=symmetric)
     if not symmetric:
-        widen_groups(path)
+        widen_groups(path, FOR_OPENVINO)
     return [path.name]
 
 

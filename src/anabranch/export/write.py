@@ -19,6 +19,7 @@ from anabranch.export.any_size import write_any_size
 from anabranch.export.eager import write_torch
 from anabranch.export.executorch import write_executorch
 from anabranch.export.graph import PixelsToFeatures, PixelsToLogits
+from anabranch.export.groups import FOR_ONNXRUNTIME, widen_groups
 from anabranch.export.int8 import write_int8
 from anabranch.export.layers import write_layers
 from anabranch.export.litert import write_litert
@@ -85,13 +86,14 @@ def write_graphs(
             if layers is not None:
                 write_layers(made / "f32.onnx", made / "int8.onnx", calibration[:_SHOWN_TO_LAYERS], layers)
         for precision in precisions:
-            names = onnx_files[precision]
-            if "onnx" in formats:
-                files["onnx"][precision] = Graph(precision, described(made, names))
             if "openvino" in formats:
                 kept = stored if precision == "f32" else precision
                 names = write_openvino(made / f"{precision}.onnx", made / f"{precision}.xml", stored=kept)
                 files["openvino"][precision] = Graph(kept, described(made, names))
+            if "onnx" in formats:
+                if precision == "int8":
+                    widen_groups(made / "int8.onnx", FOR_ONNXRUNTIME)
+                files["onnx"][precision] = Graph(precision, described(made, onnx_files[precision]))
             if "tensorrt" in formats:
                 source = made / "f32.onnx"
                 names = []
@@ -139,6 +141,7 @@ def write_float_sums(
         keep_sums(rounded, source, calibration)
     if kind == "onnx":
         shutil.copyfile(source, folder / "int8.onnx")
+        widen_groups(folder / "int8.onnx", FOR_ONNXRUNTIME)
         return {**graphs, "int8": Graph("int8", described(folder, ["int8.onnx"]), float_sums=True)}
     names = write_openvino(source, folder / "int8.xml", stored="int8")
     written = {"int8": Graph("int8", described(folder, names), float_sums=True)}
