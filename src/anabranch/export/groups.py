@@ -20,7 +20,7 @@ FOR_ONNXRUNTIME = 16
 
 
 def widen_groups(path: Path, channels: int) -> None:
-    """Write an INT8 graph anew, which answers as before; its groups take in up to so many `channels`, or as they did."""
+    """Write an INT8 graph anew, which answers as before; narrower groups take in up to so many `channels` then."""
     model = onnx.load(path)
     constants = {each.name: each for each in model.graph.initializer}
     made_by = {name: node for node in model.graph.node for name in node.output}
