@@ -162,3 +162,18 @@ def test_a_folder_that_holds_a_training_run_is_left_as_it_is(recipe, tmp_path, k
     with pytest.raises(RecipeError, match="run: already holds a training run; give another folder with --out"):
         train_probe(read, open_sets(read.data), tmp_path / "run", cache=kept)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.safetensors"]
+
+
+def test_a_probe_of_another_set_is_left_as_it_is_and_one_of_the_same_gives_way(recipe, tmp_path, kept) -> None:
+    read, folder = read_recipe(recipe), tmp_path / "run"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"of a while ago")
+    held = read.model_dump(mode="json")
+    for before in (json.dumps({**held, "data": {**held["data"], "seed": 5}}), "no JSON", "[]"):
+        (folder / "recipe.json").write_text(before)
+        with pytest.raises(RecipeError, match="run: already holds the probe of another set; give another folder with"):
+            train_probe(read, open_sets(read.data), folder, cache=kept)
+    assert (folder / "model.safetensors").read_bytes() == b"of a while ago"
+    (folder / "recipe.json").write_text(json.dumps(held))
+    train_probe(read, open_sets(read.data), folder, cache=kept)
+    assert (folder / "model.safetensors").read_bytes() != b"of a while ago"

@@ -66,19 +66,33 @@ class ProbeEstimate:
 def train_probe(recipe: Recipe, sets: Sets, folder: Path, *, cache: Path, report: Report = lambda done: None) -> Probed:
     """Run a recipe with a [probe] on its `sets` into `folder`, which then holds what a training's does.
 
-    But nothing to go on from. What an earlier probe left there gives way, a training does not. `report` counts the
-    pictures of both sets. Raises as `probe`, and what the weights to begin from raise.
+    But nothing to go on from. What an earlier probe of the same set left there gives way; that of another one does not,
+    nor does a training. `report` counts the pictures of both sets. Raises as `probe`, and what the weights to begin
+    from raise.
     """
     assert recipe.probe is not None
     assert recipe.start is not None
     if (folder / "last.safetensors").exists():
         raise RecipeError(f"{folder}: already holds a training run; give another folder with --out")
+    if not _is_free(folder, recipe):
+        raise RecipeError(f"{folder}: already holds the probe of another set; give another folder with --out")
     torch.manual_seed(recipe.run.seed)
     net = build(recipe.spec(), num_classes=len(sets.class_names)).eval()
     begin(net, recipe.start.model_copy(update={"head": "drop"}), sets.class_names)
     met = probe(recipe, recipe.probe, net, sets, cache=cache, report=report)
     _write(recipe, folder, sets, met)
     return met
+
+
+def _is_free(folder: Path, recipe: Recipe) -> bool:
+    """Whether no probe of another set lies there."""
+    try:
+        held = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["data"]
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return bool(held == recipe.model_dump(mode="json")["data"])
 
 
 def rehearse_probe(recipe: Recipe, sets: Sets, *, cache: Path) -> ProbeEstimate:

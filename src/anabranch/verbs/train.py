@@ -51,6 +51,8 @@ def run(
     if dry_run:
         if resume:
             raise UsageError("--dry-run says what a whole run takes; leave out --resume")
+        if leads:
+            print("trying a few steps, which takes minutes where one takes seconds", file=sys.stderr)
         found = rehearse(recipe, folder, locate=_located)
         if leads and json:
             print_json(estimate_json(found))
