@@ -209,7 +209,7 @@ def test_another_engine_for_the_built_in_model_is_refused_with_what_helps(anabra
     done = anabranch("classify", photos / "a.png", "--engine", "onnxruntime")
     assert (
         done.status,
-        "the built-in model is there for openvino in f32 alone; name one of yours with -m" in done.err,
+        "the built-in model is there for openvino in f32 alone; an export of yours may be for others" in done.err,
     ) == (2, True)
 
 

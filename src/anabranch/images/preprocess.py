@@ -84,7 +84,7 @@ class Preprocess:
         shape: tuple[int, ...] = getattr(picture, "shape", ())
         if len(shape) != 3 or shape[2] != 3 or str(picture.dtype) != "uint8" or 0 in shape:
             met = f"{picture.dtype} {shape}" if hasattr(picture, "dtype") else f"a {type(picture).__name__}"
-            raise UsageError(f"a picture must be uint8 (H, W, 3); this is {met}")
+            raise UsageError(f"a picture must be uint8 (H, W, 3), as images.decode.decode reads a file; this is {met}")
         height, width = self.resized(*picture.shape[:2])
         rows, columns = _Span.of(height, self), _Span.of(width, self)
         if (height, width) == picture.shape[:2]:

@@ -142,7 +142,9 @@ def open_model(
     graph = graphs.get(chosen.graphs[precision])
     if graph is None:
         if folder.is_relative_to(builtin().parent):
-            raise UsageError("the built-in model is there for openvino in f32 alone; name one of yours with -m")
+            raise UsageError(
+                "the built-in model is there for openvino in f32 alone; an export of yours may be for others"
+            )
         raise ArtefactError(
             f"{folder} holds no files for {engine} in {precision}; it holds {_held(card.graphs)}. "
             f"Export the net again with the format {chosen.format}, and in {chosen.graphs[precision]}"
