@@ -79,7 +79,7 @@ def read_checkpoint(path: Path, *, ema: bool = False) -> Held:
 
 def _read(path: Path, *, ema: bool) -> Held:
     kind = _kind(path)
-    if not is_text(path):  # neither torch nor safetensors opens it
+    if kind in ("safetensors", "torch") and not is_text(path):  # neither's reader would open it
         raise Unreadable("has a name that is no UTF-8; rename it")
     file_bytes = path.stat().st_size
     about = None

@@ -34,9 +34,14 @@ for _command in (
     app.add_command(_command)
 
 
+# The second where a terminal is closed, and not on Windows
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 def _end(number: int, _: object) -> None:
     """What is half written is taken away, which a second signal does not stop."""
-    signal.signal(number, signal.SIG_IGN)
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
@@ -48,10 +53,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
-    for name in ("SIGTERM", "SIGHUP"):  # the second where a terminal is closed, and not on Windows
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # and not by nohup
-            signal.signal(number, _end)
+    for each in _ENDING:
+        if signal.getsignal(each) == signal.SIG_DFL:  # and not what nohup made of it
+            signal.signal(each, _end)
     try:
         sys.exit(app(standalone_mode=False))
     except Error as error:

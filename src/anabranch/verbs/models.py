@@ -43,9 +43,8 @@ def open_named(
     What is not an artefact is exported once and kept in the cache. `streams`: None for those that are best for `many`
     pictures, or for one. Raises UsageError, UnknownName, ArtefactError, CheckpointError, FetchError.
     """
-    known_engine(
-        engine, precision, threads=threads, streams=1 if streams is None else streams
-    )  # before a download or an export
+    # before a download or an export
+    known_engine(engine, precision, threads=threads, streams=1 if streams is None else streams)
     if streams is None:
         streams = many_streams(engine, threads) if many else 1
     opened = partial(open_model, engine=engine, precision=precision, threads=threads, streams=streams)
