@@ -23,7 +23,7 @@ from anabranch.cli.options import json_option
     type=click.Choice(["family", "name", "params", "macs", "top1", "top5"]),
     default="family",
     show_default=True,
-    help="What the lines are sorted by.",
+    help="What the lines are sorted by, the highest last.",
 )
 @json_option
 def list_(pattern: str | None, nets: bool, sort: str, json: bool, **wanted: Any) -> None:
