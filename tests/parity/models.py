@@ -199,6 +199,9 @@ FAMILY = {
 }
 LEFT_OUT = {
     "paddleclas": {
+        r"ResNet50_last_stage_stride1": "a last stage that does not stride",
+        r"ResNet50_adaptive_max_pool2d": "a maximum in place of the mean before the head",
+        r"ResNet50_metabin": "batch norm and instance norm, mixed",
         r"SE_ResNeXt152_64x4d": "no weights; a wide deep stem before plain shortcuts, and nobody prints a figure of it",
     },
     "timm": {
