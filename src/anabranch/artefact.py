@@ -22,7 +22,7 @@ from typing import Any
 
 from anabranch.cache import cache_folder
 from anabranch.card import Card, File, card_from_json, card_to_json, labels_text
-from anabranch.disk import UNIQUE, building_folder
+from anabranch.disk import UNIQUE, building_folder, is_text
 from anabranch.errors import ArtefactError
 
 CARD_FILE = "card.json"
@@ -157,15 +157,6 @@ def replacing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
         yield staging
         refuse_to_replace(folder, overwrite=overwrite)  # it may have come into being meanwhile
         swap(staging, folder)
-
-
-def is_text(path: Path) -> bool:
-    """Whether all of it is UTF-8, as ONNX and ONNX Runtime want it."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _put_back(folder: Path) -> None:

@@ -16,6 +16,15 @@ from anabranch.errors import CheckpointError, Error
 UNIQUE = "[0-9a-f]" * 8  # a pattern, of what stands in the names of folders that are built
 
 
+def is_text(name: str | Path) -> bool:
+    """Whether it has UTF-8 bytes, as the name of a file need not have; ONNX, torch and safetensors open no other."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def want_room(folder: Path, size_bytes: int, *, error: type[Error], otherwise: str) -> None:
     """Raises `error` unless so many bytes are free; `otherwise` is what to do where no room can be made."""
     free = shutil.disk_usage(folder).free

@@ -10,60 +10,22 @@ from anabranch.catalogue.facts import Claim, Weights
 from anabranch.catalogue.find import find, matching, names_of
 from anabranch.catalogue.index import index
 from anabranch.errors import UnknownName
+from parity.models import PADDLECLAS as BUILT_BY_PADDLECLAS
 
 # As printed: fractions or percent, FLOPs or MACs, the row's own source where it names one
 PUBLISHED = list(csv.DictReader(Path(__file__).with_name("published_metrics.csv").read_text().splitlines()))
 PUBLISHERS = {"ppcls": "PaddleClas", "mmcls": "mmclassification", "timm": "timm", "torchvision": "torchvision"}
 IDS = [f"{row['zoo']}-{row['model']}-{at}" for at, row in enumerate(PUBLISHED)]
 
-# What PaddleClas' own code builds, each compared with it by its parameters in tests/nets/test_count.py
+# What PaddleClas' own code builds, as `make parity` shows, and its weights of other names than their nets
 PADDLECLAS = {
-    "ResNet18": "resnet18_paddle",
-    "ResNet34": "resnet34_paddle",
-    "ResNet50": "resnet50",
-    "ResNet101": "resnet101",
-    "ResNet152": "resnet152",
-    "ResNet50_vc": "resnet50c",
-    "ResNet18_vd": "resnet18d_paddle",
-    "ResNet34_vd": "resnet34d_paddle",
+    **BUILT_BY_PADDLECLAS,
     "ResNet34_vd_ssld": "resnet34d_paddle",
-    "ResNet50_vd": "resnet50d",
     "ResNet50_vd_ssld": "resnet50d",
-    "ResNet101_vd": "resnet101d",
     "ResNet101_vd_ssld": "resnet101d",
-    "ResNet152_vd": "resnet152d",
-    "ResNet200_vd": "resnet200d_paddle",
-    "ResNeXt50_32x4d": "resnext50_32x4d",
-    "ResNeXt50_vd_32x4d": "resnext50d_32x4d",
-    "ResNeXt50_64x4d": "resnext50_64x4d",
-    "ResNeXt50_vd_64x4d": "resnext50d_64x4d",
-    "ResNeXt101_32x4d": "resnext101_32x4d",
-    "ResNeXt101_vd_32x4d": "resnext101d_32x4d",
-    "ResNeXt101_64x4d": "resnext101_64x4d",
-    "ResNeXt101_vd_64x4d": "resnext101d_64x4d",
-    "ResNeXt152_32x4d": "resnext152_32x4d",
-    "ResNeXt152_vd_32x4d": "resnext152d_32x4d",
-    "ResNeXt152_64x4d": "resnext152_64x4d",
-    "ResNeXt152_vd_64x4d": "resnext152d_64x4d",
-    "SE_ResNet18_vd": "seresnet18d_paddle",
-    "SE_ResNet34_vd": "seresnet34d_paddle",
-    "SE_ResNet50_vd": "seresnet50d",
-    "SE_ResNeXt50_32x4d": "seresnext50_32x4d",
-    "SE_ResNeXt50_vd_32x4d": "seresnext50e_32x4d",
-    "SE_ResNeXt101_32x4d": "seresnext101_32x4d",
-    "SENet154_vd": "seresnext152e_64x4d",
-    "Res2Net50_26w_4s": "res2net50_26w_4s_paddle",
-    "Res2Net50_14w_8s": "res2net50_14w_8s_paddle",
-    "Res2Net50_vd_26w_4s": "res2net50d_26w_4s_paddle",
     "Res2Net50_vd_26w_4s_ssld": "res2net50d_26w_4s_paddle",
-    "Res2Net101_vd_26w_4s": "res2net101d_26w_4s_paddle",
     "Res2Net101_vd_26w_4s_ssld": "res2net101d_26w_4s_paddle",
-    "Res2Net200_vd_26w_4s": "res2net200d_26w_4s_paddle",
     "Res2Net200_vd_26w_4s_ssld": "res2net200d_26w_4s_paddle",
-    "ResNeXt101_32x8d_wsl": "resnext101_32x8d",
-    "ResNeXt101_32x16d_wsl": "resnext101_32x16d",
-    "ResNeXt101_32x32d_wsl": "resnext101_32x32d",
-    "ResNeXt101_32x48d_wsl": "resnext101_32x48d",
     "Fix_ResNeXt101_32x48d_wsl": "resnext101_32x48d",
 }
 OTHERS = {

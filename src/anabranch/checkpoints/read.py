@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anabranch.artefact import is_text
 from anabranch.checkpoints.containers import innermost, without_prefixes
 from anabranch.checkpoints.mapped import Archive, mapped
 from anabranch.checkpoints.paddle_file import read_paddle, tensors
 from anabranch.checkpoints.steps import Unreadable
 from anabranch.checkpoints.torch_file import MAGIC, read_torch_legacy, read_torch_zip
+from anabranch.disk import is_text
 from anabranch.errors import CheckpointError, need, shown
 from anabranch.nets.load import read_trained
 from anabranch.nets.store import KEY

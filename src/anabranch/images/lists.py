@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.disk import is_text
 from anabranch.errors import DatasetError
 
 CLASSES_FILE = "classes.json"
@@ -120,15 +121,6 @@ def want_names(names: Sequence[str], where: str) -> None:
 def is_name(name: str) -> bool:
     """Whether it is one line of text, and not empty, as a class has it in a list of labels."""
     return bool(name) and "\n" not in name and "\r" not in name and is_text(name)
-
-
-def is_text(name: str) -> bool:
-    """Whether it has UTF-8 bytes, as the name of a file need not have."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def classes_text(names: Sequence[str]) -> str:

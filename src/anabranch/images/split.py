@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.disk import is_text
 from anabranch.errors import DatasetError, UsageError, shown
 from anabranch.images.labelled import Labelled, LabelledFiles
-from anabranch.images.lists import CLASSES_FILE, classes_text, is_text
+from anabranch.images.lists import CLASSES_FILE, classes_text
 from anabranch.images.staging import new_folder
 
 

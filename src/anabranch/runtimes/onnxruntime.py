@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anabranch.artefact import file_ending, is_text, sha256
+from anabranch.artefact import file_ending, sha256
 from anabranch.cache import cache_folder
 from anabranch.card import Card
+from anabranch.disk import is_text
 from anabranch.engines import onnxruntime, usable_cores
 from anabranch.errors import ArtefactError, UsageError, shown
 from anabranch.runtimes.external import external_files
